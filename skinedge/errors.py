@@ -1,0 +1,68 @@
+"""Everything that can go wrong, in the words of the field.
+
+One tree, one rule: the message is a single sentence that names the thing and says why, and
+``hint`` is what to type next.  The command line prints both and exits with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+
+class SkinedgeError(Exception):
+    """Base of every error skinedge raises on purpose.
+
+    Args:
+        message: one sentence that names the thing at fault and says why.
+        hint: what the reader can do or type next; empty when there is nothing to add.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class UsageError(SkinedgeError):
+    """What was typed cannot be meant: an unknown name, a missing folder, a clash of options."""
+
+    exit_code = 2
+
+
+class CheckpointError(SkinedgeError):
+    """A model folder is incomplete, damaged, or of another architecture."""
+
+
+class AdapterError(SkinedgeError):
+    """An adapter does not fit its model, uses a feature that cannot be merged, or changes nothing."""
+
+
+class QuantizeError(SkinedgeError):
+    """A weight cannot be represented in the scheme asked for."""
+
+
+class ImageError(SkinedgeError):
+    """A photograph cannot be read or is outside the limits."""
+
+
+class PromptError(SkinedgeError):
+    """A prompt cannot be rendered or does not fit the model."""
+
+
+class BundleError(SkinedgeError):
+    """A bundle is incomplete, changed since it was written, or not a bundle."""
+
+
+class TargetError(SkinedgeError):
+    """A target cannot be written or opened on this machine."""
+
+
+class OutputError(SkinedgeError):
+    """The output place is taken, unwritable, or full."""
+
+
+class MissingDependencyError(SkinedgeError):
+    """An optional library is not installed; the hint names the extra that brings it."""

@@ -1,0 +1,109 @@
+"""What every file in ``skinedge/targets`` offers; the contract tests run over all of them.
+
+A target is a module named after itself with four constants and three functions::
+
+    SCHEMES: tuple[str, ...]        # weight schemes it can write
+    DEFAULT_SCHEME: str
+    EXTRA: str                      # the pip extra that brings what it needs, "" for none
+    RUNS: bool                      # whether a bundle can be opened as a session at all
+
+    def plan(checkpoint, options) -> ExportPlan
+    def write(checkpoint, options, folder, progress) -> Written
+    def open_session(folder, manifest, options) -> Session
+
+``write`` puts its files into an empty ``folder`` and nothing else; the manifest, the tokenizer and the
+final rename are the bundle's business (``skinedge.bundle``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from skinedge.manifest import Manifest
+    from skinedge.runtime.session import Session
+    from skinedge.weights.checkpoint import Checkpoint
+    from skinedge.weights.stream import Progress
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is asked of a target.
+
+    ``activations`` is the float type between the quantized weights (``f32``, ``f16`` or ``bf16``;
+    ``None`` lets the target choose); ``vision`` the scheme of the vision tower (``None``: the target's
+    choice); ``context`` the number of positions a compiled plan must hold.
+    """
+
+    scheme: str
+    activations: str | None = None
+    vision: str | None = None
+    context: int = 4096
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What an export will write and need, known before a weight is read."""
+
+    files: Mapping[str, int]  # relative path -> bytes
+    memory: int  # peak resident bytes beyond the mapped checkpoint, an upper estimate
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(self.files.values())
+
+
+@dataclass(frozen=True)
+class Applied:
+    """How one tensor was stored; ``bits`` counts scales and padding too."""
+
+    scheme: str
+    bits: float
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an export wrote.
+
+    ``digests`` maps each file to its sha256 where the writer knows it already; ``details`` is the
+    target's own page of the manifest (inputs, outputs, profiles, library versions).
+    """
+
+    applied: Mapping[str, Applied]
+    digests: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How a session is opened: CPU threads (``None``: all physical cores) and context length."""
+
+    threads: int | None = None
+    context: int | None = None
+    device: str = "auto"
+
+
+class Target(Protocol):
+    """A target module, as seen from outside."""
+
+    SCHEMES: tuple[str, ...]
+    DEFAULT_SCHEME: str
+    EXTRA: str
+    RUNS: bool
+
+    def plan(self, checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
+        """Names and sizes of the files, and the memory it takes."""
+        ...
+
+    def write(self, checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress: Progress) -> Written:
+        """Write the files into ``folder``."""
+        ...
+
+    def open_session(self, folder: Path, manifest: Manifest, options: OpenOptions) -> Session:
+        """Open what ``write`` wrote."""
+        ...

@@ -1,0 +1,48 @@
+"""Fixtures: a tiny model with random weights and real everything else, made once per test process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-shard bf16 checkpoint without adapters."""
+    from skinedge.model.tiny import make_model
+
+    return make_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_branch(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version 2 side branch (8 experts) for ``tiny_model``."""
+    from skinedge.model.config import read_config
+    from skinedge.model.tiny import make_side_branch
+
+    return make_side_branch(tmp_path_factory.mktemp("branch") / "v2", read_config(tiny_model))
+
+
+@pytest.fixture(scope="session")
+def tiny_lora(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA on the language model and the vision tower of ``tiny_model``."""
+    from skinedge.model.config import read_config
+    from skinedge.model.tiny import make_lora
+
+    return make_lora(tmp_path_factory.mktemp("lora") / "lora", read_config(tiny_model))
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Path]:
+    """Eight real photographs of skin; the test is skipped where the data set is absent."""
+    folder = SHARED_DATA / "pad-ufes-20" / "images"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: no real photographs on this machine")
+    return sorted(folder.glob("*.jpg"))[:8]
