@@ -1,0 +1,178 @@
+"""The language model as one graph: tokens and image features in, logits and cache out.
+
+Inputs (``S`` new tokens, ``L`` cache positions, ``F`` image features, ``N`` positions wanted)::
+
+    input_ids       int64 [1, S]
+    image_index     int64 [1, S]    0 for text, i for row i-1 of image_features
+    image_features  float [F, hidden]
+    position_ids    int64 [3, S]    temporal, height, width
+    start           int64 [1]       cache position of the first new token
+    logits_index    int64 [N]       which of the new tokens' logits are wanted
+    logit_bias      f32   [1, vocabulary]
+    past.i.key, past.i.value  float [1, kv_heads, L, head_dim]
+
+Outputs: ``logits`` f32 ``[1, N, vocabulary]`` and ``present.i.key``/``.value``, shaped as their ``past``: a
+runtime that binds both to one buffer updates the cache in place (``TensorScatter``).  ``L`` is symbolic,
+so the host sizes the cache to the need.
+
+Source: Qwen2.5-VL (arXiv 2502.13923) and, for the positions, mRoPE (arXiv 2409.12191, section 2.1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from skinedge.graph.builder import Graph, GraphBuilder
+from skinedge.graph.weights import GraphWeights
+from skinedge.model.config import TextConfig
+from skinedge.model.names import EMBEDDING, HEAD
+from skinedge.weights.source import F32, Float32, TensorSource
+from skinedge.weights.stacked import StackedSource
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def stack_linears(config: TextConfig, weights: TensorSource) -> StackedSource:
+    """The language model's weights with q/k/v and gate/up stacked into one matrix each."""
+    stacks: dict[str, tuple[str, ...]] = {}
+    for i in range(config.num_layers):
+        attention, mlp = f"model.layers.{i}.self_attn.", f"model.layers.{i}.mlp."
+        for part in ("weight", "bias"):
+            stacks[f"{attention}qkv_proj.{part}"] = tuple(f"{attention}{x}_proj.{part}" for x in "qkv")
+        stacks[f"{mlp}gate_up_proj.weight"] = (f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight")
+    return StackedSource(weights, stacks)
+
+
+def build_decoder(config: TextConfig, weights: GraphWeights) -> Graph:
+    """The decoder graph over weights that ``stack_linears`` has stacked."""
+    g = GraphBuilder("decoder", weights.kind)
+    x = _embed(g, config, weights)
+    rope = _rope(g, config)
+    cache = _Cache(g, config)
+    for i in range(config.num_layers):
+        module = f"model.layers.{i}"
+        normed = weights.rms_norm(g, x, f"{module}.input_layernorm", config.rms_norm_eps)
+        x = g.op("Add", x, _attention(g, config, weights, i, normed, rope, cache))
+        normed = weights.rms_norm(g, x, f"{module}.post_attention_layernorm", config.rms_norm_eps)
+        x = g.op("Add", x, _mlp(g, config, weights, f"{module}.mlp", normed))
+    # Only the positions asked for go through the head, the largest matrix of the model.
+    x = g.op("Gather", x, g.input("logits_index", "INT64", ["N"]), axis=1)
+    x = weights.rms_norm(g, x, "model.norm", config.rms_norm_eps)
+    logits = g.to_float(g.matmul(x, weights.matrix(HEAD)))
+    logits = g.op("Add", logits, g.input("logit_bias", "FLOAT", [1, config.vocab_size]))
+    g.output(logits, "logits", "FLOAT", [1, "N", config.vocab_size])
+    cache.declare_outputs()
+    return g.finish()
+
+
+def _embed(g: GraphBuilder, config: TextConfig, weights: GraphWeights) -> ir.Value:
+    """Token embeddings, with image features where ``image_index`` points at one."""
+    ids = g.input("input_ids", "INT64", [1, "S"])
+    index = g.input("image_index", "INT64", [1, "S"])
+    features = g.input("image_features", g.float_type, ["F", config.hidden_size])
+    text = g.op("Gather", g.weight(weights.rows(EMBEDDING)), ids, axis=0)
+    # A row of zeros in front makes index 0 valid, also when there is no image at all.
+    blank = g.op("Expand", g.scalar(0.0), g.constant([1, config.hidden_size]))
+    image = g.op("Gather", g.op("Concat", blank, features, axis=0), index, axis=0)
+    is_image = g.op("Unsqueeze", g.op("Greater", index, g.constant(0)), g.constant([2]))
+    return g.op("Where", is_image, image, text)
+
+
+def rope_frequencies(config: TextConfig) -> Float32:
+    """``[3, head_dim / 2]``: inverse frequencies in the row of the axis that rules each of them.
+
+    A product with the positions' three rows then gives every angle exactly, since the other two
+    terms are zero.
+    """
+    half = config.head_dim // 2
+    # The exponent is formed as the reference forms it, in float32.
+    exponent = np.arange(0, config.head_dim, 2, dtype=F32) / F32.type(config.head_dim)
+    inverse = (np.float32(1.0) / np.power(np.float32(config.rope_theta), exponent)).astype(F32)
+    axis = np.repeat(np.arange(3), config.mrope_section)
+    table = np.zeros((3, half), F32)
+    table[axis, np.arange(half)] = inverse
+    return table
+
+
+def _rope(g: GraphBuilder, config: TextConfig) -> tuple[ir.Value, ir.Value]:
+    """cos and sin ``[1, S, head_dim / 2]``; the angles are formed in float32 whatever the activations."""
+    positions = g.transpose(g.cast(g.input("position_ids", "INT64", [3, "S"]), "FLOAT"), 1, 0)
+    angles = g.op("Unsqueeze", g.op("MatMul", positions, g.constant(rope_frequencies(config))), g.constant([0]))
+    return g.from_float(g.op("Cos", angles)), g.from_float(g.op("Sin", angles))
+
+
+class _Cache:
+    """The key/value cache: inputs, in-place updates, the causal mask over it, outputs."""
+
+    def __init__(self, g: GraphBuilder, config: TextConfig) -> None:
+        self._g, self._presents = g, list[tuple[str, "ir.Value"]]()
+        self._shape: list[int | str] = [1, config.num_kv_heads, "L", config.head_dim]
+        self.start = g.input("start", "INT64", [1])
+        self._mask: ir.Value | None = None
+
+    def update(self, layer: int, kind: str, new: ir.Value) -> ir.Value:
+        """Write ``new`` ``[1, kv_heads, S, head_dim]`` at ``start`` and return the whole cache."""
+        past = self._g.input(f"past.{layer}.{kind}", self._g.float_type, self._shape)
+        if self._mask is None:
+            self._mask = self._causal(past, new)
+        present = self._g.op("TensorScatter", past, new, self.start, axis=2)
+        self._presents.append((f"present.{layer}.{kind}", present))
+        return present
+
+    @property
+    def mask(self) -> ir.Value:
+        """Boolean ``[1, 1, S, L]``: new token ``s`` sees cache positions up to ``start + s``."""
+        assert self._mask is not None, "update() comes first"
+        return self._mask
+
+    def declare_outputs(self) -> None:
+        for name, value in self._presents:
+            self._g.output(value, name, self._g.float_type, self._shape)
+
+    def _causal(self, past: ir.Value, new: ir.Value) -> ir.Value:
+        g = self._g
+
+        def count(x: ir.Value) -> ir.Value:
+            length = g.op("Squeeze", g.op("Shape", x, start=2, end=3), g.constant([0]))
+            return g.op("Range", g.constant(0), length, g.constant(1))
+
+        rows = g.op("Unsqueeze", g.op("Add", count(new), self.start), g.constant([1]))
+        seen = g.op("LessOrEqual", g.op("Unsqueeze", count(past), g.constant([0])), rows)
+        return g.op("Unsqueeze", seen, g.constant([0, 1]))
+
+
+def _attention(
+    g: GraphBuilder,
+    config: TextConfig,
+    weights: GraphWeights,
+    layer: int,
+    x: ir.Value,
+    rope: tuple[ir.Value, ir.Value],
+    cache: _Cache,
+) -> ir.Value:
+    """Grouped-query attention over the cache."""
+    module = f"model.layers.{layer}.self_attn"
+    q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    qkv = weights.linear(g, x, f"{module}.qkv_proj")
+    q, k, v = g.ops("Split", 3, qkv, g.constant([q_size, kv_size, kv_size]), axis=-1)
+
+    def heads(t: ir.Value, count: int) -> ir.Value:
+        return g.transpose(g.reshape(t, 0, 0, count, config.head_dim), 0, 2, 1, 3)
+
+    q = g.op("RotaryEmbedding", heads(q, config.num_heads), *rope)
+    k = g.op("RotaryEmbedding", heads(k, config.num_kv_heads), *rope)
+    keys = cache.update(layer, "key", k)
+    values = cache.update(layer, "value", heads(v, config.num_kv_heads))
+    out = g.op("Attention", q, keys, values, cache.mask, scale=config.head_dim**-0.5)
+    out = g.reshape(g.transpose(out, 0, 2, 1, 3), 0, 0, q_size)
+    return weights.linear(g, out, f"{module}.o_proj", bias=False)
+
+
+def _mlp(g: GraphBuilder, config: TextConfig, weights: GraphWeights, module: str, x: ir.Value) -> ir.Value:
+    """SwiGLU (arXiv 2002.05202)."""
+    both = weights.linear(g, x, f"{module}.gate_up_proj", bias=False)
+    gate, up = g.ops("Split", 2, both, g.constant([config.intermediate_size] * 2), axis=-1)
+    return weights.linear(g, g.op("Mul", g.silu(gate), up), f"{module}.down_proj", bias=False)

@@ -1,0 +1,57 @@
+"""Which scheme each weight of a graph gets, and the record of what it got."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from skinedge.graph.builder import GraphBuilder
+from skinedge.quantize._storage import StoredMatrix, StoredTensor, store_float, store_rows
+from skinedge.registry import load
+from skinedge.targets._contract import Applied
+from skinedge.weights.source import TensorSource
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass
+class GraphWeights:
+    """The weights of one graph as promises, and a record of the scheme each tensor got.
+
+    ``scheme_of`` maps a linear layer's tensor name to a scheme (a file of ``skinedge/quantize``).
+    """
+
+    source: TensorSource
+    kind: str
+    scheme_of: Callable[[str], str]
+    applied: dict[str, Applied] = field(default_factory=dict)
+    _matrices: dict[str, StoredMatrix] = field(default_factory=dict)
+
+    def matrix(self, name: str, scheme: str | None = None) -> StoredMatrix:
+        """A linear layer's weight, transposed and in its scheme; asking twice gives the same one."""
+        if name not in self._matrices:
+            scheme = scheme or self.scheme_of(name)
+            if scheme in ("f32", "f16", "bf16"):
+                stored = store_float(self.source, name, self.kind)
+            else:
+                stored = load("quantize", "scheme", scheme).store(self.source, name, self.kind)
+            self._matrices[name] = stored
+            self.applied[name] = Applied(stored.scheme, stored.bits)
+        return self._matrices[name]
+
+    def rows(self, name: str) -> StoredTensor:
+        """A tensor as it lies: a bias, a norm, an embedding."""
+        stored = store_rows(self.source, name, self.kind)
+        self.applied[name] = Applied(self.kind, stored.payload.nbytes * 8 / self.source.spec(name).size)
+        return stored
+
+    def linear(self, g: GraphBuilder, x: ir.Value, module: str, *, bias: bool = True) -> ir.Value:
+        """``x @ W (+ b)`` of the linear layer ``module``; ``x`` has three axes."""
+        y = g.matmul(x, self.matrix(f"{module}.weight"))
+        return g.op("Add", y, g.weight(self.rows(f"{module}.bias"))) if bias else y
+
+    def rms_norm(self, g: GraphBuilder, x: ir.Value, module: str, epsilon: float) -> ir.Value:
+        """Root mean square normalisation over the last axis (ONNX RMSNormalization-23)."""
+        return g.op("RMSNormalization", x, g.weight(self.rows(f"{module}.weight")), axis=-1, epsilon=epsilon)

@@ -1,0 +1,15 @@
+"""bfloat16: the range of 32-bit floats with 8 bits of significand."""
+
+from __future__ import annotations
+
+from skinedge.quantize._storage import StoredMatrix, store_float
+from skinedge.weights.source import TensorSource
+
+TARGETS = ("onnx", "trt", "gguf", "safetensors")
+ACTIVATIONS = "bf16"
+
+
+def store(source: TensorSource, name: str, activations: str) -> StoredMatrix:
+    """The matrix in this type, whatever the activations."""
+    del activations
+    return store_float(source, name, "bf16")

@@ -1,0 +1,15 @@
+"""32-bit floats: the reference's own numbers."""
+
+from __future__ import annotations
+
+from skinedge.quantize._storage import StoredMatrix, store_float
+from skinedge.weights.source import TensorSource
+
+TARGETS = ("onnx", "gguf", "safetensors")
+ACTIVATIONS = "f32"
+
+
+def store(source: TensorSource, name: str, activations: str) -> StoredMatrix:
+    """The matrix in this type, whatever the activations."""
+    del activations
+    return store_float(source, name, "f32")

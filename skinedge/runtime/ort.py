@@ -1,0 +1,232 @@
+"""The session over ONNX Runtime: three graphs, a cache that is updated in place.
+
+Past and present of every layer are bound to one buffer, so a step writes one position and copies
+nothing.  The buffer is as long as the conversation needs: attention pays for its whole length, so it
+starts short and grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ml_dtypes
+import numpy as np
+
+from skinedge.errors import BundleError, MissingDependencyError, PromptError, TargetError
+from skinedge.model.config import ModelConfig
+from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt
+from skinedge.runtime.windows import plan_windows
+from skinedge.weights.source import Array
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+CACHE_STEP = 256
+_NUMPY = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16), "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16)}
+
+
+class OrtSession:
+    """A bundle's ONNX graphs, open.  Implements ``skinedge.runtime.session.Session``.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+        BundleError: a graph is missing or damaged.
+    """
+
+    def __init__(
+        self, folder: Path, config: ModelConfig, *, threads: int | None = None, context: int | None = None, device: str = "auto"
+    ) -> None:
+        self._config = config
+        self._decoder = open_graph(folder / "decoder.onnx", threads, device)
+        self._vision = open_graph(folder / "vision.onnx", threads, device)
+        adapter = folder / "adapter.onnx"
+        self._adapter = open_graph(adapter, threads, device) if adapter.exists() else None
+        types = {i.name: i.type for i in self._decoder.get_inputs()}
+        self._float = _NUMPY[types["image_features"]]
+        self._cache = _Cache(self._decoder, self._float, config)
+        self._no_features = np.zeros((0, config.text.hidden_size), self._float)
+        self._bias = np.zeros((1, config.text.vocab_size), np.float32)
+        self._length = 0
+        self._next_position = 0
+        self.vocab_size = config.text.vocab_size
+        self.context_length = min(context or config.text.max_position_embeddings, config.text.max_position_embeddings)
+
+    def encode_image(self, pixels: Pixels) -> ImageEncoding:
+        """Run the vision tower and, if there is one, the adapter branch."""
+        plan = plan_windows(pixels.grid, self._config.vision)
+        feeds: dict[str, Array] = {
+            "pixel_values": pixels.patches,
+            "position_ids": plan.position_ids,
+            "window_gather": plan.window_gather,
+            "window_mask": plan.window_mask,
+            "window_scatter": plan.window_scatter,
+        }
+        features = _run(self._vision, feeds, ["image_features"])[0].astype(np.float32)
+        if self._adapter is None:
+            return ImageEncoding(pixels.grid, features, None, None)
+        bias, skin = _run(self._adapter, {"pixel_values": pixels.patches}, ["logit_bias", "skin"])
+        return ImageEncoding(pixels.grid, features, bias[0].astype(np.float32), skin[0].astype(np.float32))
+
+    def prefill(
+        self, prompt: Prompt, images: Sequence[ImageEncoding] = (), *, bias: Float32 | None = None, all_positions: bool = False
+    ) -> Float32:
+        """See ``Session.prefill``."""
+        check_prompt(prompt, images, self.context_length)
+        index = image_index(prompt, self._config.image_token_id)
+        features = np.concatenate([i.features for i in images]).astype(self._float) if images else self._no_features
+        self._bias = np.zeros_like(self._bias) if bias is None else bias.reshape(1, -1).astype(np.float32)
+        self._length, self._next_position = 0, prompt.next_position
+        wanted = np.arange(len(prompt.token_ids)) if all_positions else np.array([len(prompt.token_ids) - 1])
+        logits = self._forward(prompt.token_ids, index, features, prompt.positions, wanted.astype(np.int64))
+        return logits if all_positions else logits[0]
+
+    def step(self, token: int) -> Float32:
+        """See ``Session.step``."""
+        if self._length >= self.context_length:
+            raise PromptError(f"the context of {self.context_length} tokens is full.", hint="Open with a longer --context.")
+        positions = np.full((3, 1), self._next_position, np.int64)
+        self._next_position += 1
+        zero = np.zeros(1, np.int64)
+        logits: Float32 = self._forward(np.array([token], np.int64), zero, self._no_features, positions, zero)[0]
+        return logits
+
+    def close(self) -> None:
+        """Free the graphs and the cache."""
+        for name in ("_decoder", "_vision", "_adapter", "_cache"):
+            if hasattr(self, name):
+                delattr(self, name)
+
+    def _forward(self, ids: Array, index: Array, features: Array, positions: Array, wanted: Array) -> Float32:
+        self._cache.reserve(self._length + len(ids), self.context_length, keep=self._length)
+        binding = self._decoder.io_binding()
+        feeds = {
+            "input_ids": ids[None],
+            "image_index": index[None],
+            "image_features": features,
+            "position_ids": positions,
+            "start": np.array([self._length], np.int64),
+            "logits_index": wanted,
+            "logit_bias": self._bias,
+        }
+        for name, value in feeds.items():
+            binding.bind_ortvalue_input(name, to_ort(value))
+        binding.bind_output("logits")  # first: get_outputs() follows the order of binding
+        self._cache.bind(binding)
+        self._decoder.run_with_iobinding(binding)
+        self._length += len(ids)
+        logits: Float32 = binding.get_outputs()[0].numpy()[0]
+        return logits
+
+
+class _Cache:
+    """Keys and values of all layers, each in one buffer that is both input and output."""
+
+    def __init__(self, decoder: ort.InferenceSession, dtype: np.dtype[np.generic], config: ModelConfig) -> None:
+        self._names = [i.name for i in decoder.get_inputs() if i.name.startswith("past.")]
+        self._dtype = dtype
+        self._shape = (1, config.text.num_kv_heads, 0, config.text.head_dim)
+        self._buffers: list[Array] = []
+        self._values: list[ort.OrtValue] = []
+        self._length = 0
+
+    def reserve(self, needed: int, limit: int, keep: int) -> None:
+        """Make room for ``needed`` positions, keeping the first ``keep``."""
+        if needed <= self._length:
+            return
+        self._length = max(needed, min(limit, -(-needed // CACHE_STEP) * CACHE_STEP))
+        batch, heads, _, width = self._shape
+        grown = []
+        for i in range(len(self._names)):
+            buffer = np.zeros((batch, heads, self._length, width), self._dtype)
+            if keep:
+                buffer[:, :, :keep] = self._buffers[i][:, :, :keep]
+            grown.append(buffer)
+        self._buffers = grown
+        self._values = [to_ort(b) for b in grown]
+
+    def bind(self, binding: ort.IOBinding) -> None:
+        """Bind each buffer as past and as present."""
+        for name, value in zip(self._names, self._values, strict=True):
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(name.replace("past.", "present.", 1), value)
+
+
+def open_graph(path: Path, threads: int | None, device: str) -> ort.InferenceSession:
+    """Open one ONNX file on the CPU, or on a GPU where onnxruntime-gpu finds one.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+        BundleError: the file is missing or damaged.
+        TargetError: ``device`` is not to be had.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as e:
+        raise MissingDependencyError("running an ONNX graph needs onnxruntime.", hint="Install it: pip install 'skinedge[onnx]'.") from e
+    if not path.is_file():
+        raise BundleError(f"{path} is missing.", hint="Export the bundle again.")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    # Spinning threads burn a shared CPU between the steps of a decoder.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    available = ort.get_available_providers()
+    gpu = "CUDAExecutionProvider"
+    if device == "cuda" and gpu not in available:
+        raise TargetError("onnxruntime has no CUDA here.", hint="Install it: pip install 'skinedge[onnx-gpu]', or use --device cpu.")
+    providers = [p for p in (gpu, "CPUExecutionProvider") if p in available and (device != "cpu" or p != gpu)]
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as e:  # onnxruntime raises its own classes, which are not exported under stable names
+        reason = str(e).splitlines()[0]
+        raise BundleError(f"{path} cannot be opened: {reason}.", hint="Check the bundle: skinedge verify.") from e
+
+
+def to_ort(array: Array) -> ort.OrtValue:
+    """An array as ONNX Runtime's own value, sharing memory where the type allows it."""
+    import onnxruntime as ort
+
+    array = np.ascontiguousarray(array)
+    if array.dtype == ml_dtypes.bfloat16:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), 16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def image_index(prompt: Prompt, image_token: int) -> Array:
+    """``[S]``: 0 for text tokens, a running number from 1 for image tokens."""
+    is_image = prompt.token_ids == image_token
+    return np.where(is_image, np.cumsum(is_image), 0).astype(np.int64)
+
+
+def check_prompt(prompt: Prompt, images: Sequence[ImageEncoding], context: int) -> None:
+    """Refuse a prompt that does not fit.
+
+    Raises:
+        PromptError: too long, or its images are not those given.
+    """
+    if len(prompt.token_ids) > context:
+        raise PromptError(
+            f"the prompt has {len(prompt.token_ids)} tokens and the context holds {context}.",
+            hint="Use fewer or smaller images, or open with a longer --context.",
+        )
+    if tuple(i.grid for i in images) != prompt.grids:
+        raise PromptError(f"the prompt expects {len(prompt.grids)} images and {len(images)} encodings were given, or their sizes differ.")
+
+
+def _run(session: ort.InferenceSession, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
+    binding = session.io_binding()
+    for name, value in feeds.items():
+        binding.bind_ortvalue_input(name, to_ort(value))
+    for name in outputs:
+        binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    return [_from_ort(v) for v in binding.get_outputs()]
+
+
+def _from_ort(value: ort.OrtValue) -> Array:
+    if value.data_type() == "tensor(bfloat16)":
+        raise TargetError("onnxruntime cannot hand bfloat16 to numpy.")
+    array: Array = value.numpy()
+    return array
