@@ -13,7 +13,7 @@ Inputs (``S`` new tokens, ``L`` cache positions, ``F`` image features, ``N`` pos
 
 Outputs: ``logits`` f32 ``[1, N, vocabulary]`` and ``present.i.key``/``.value``, shaped as their ``past``: a
 runtime that binds both to one buffer updates the cache in place (``TensorScatter``).  ``L`` is symbolic,
-so the host sizes the cache to the need.
+so the host sizes the cache to the need; TensorRT takes only a fixed length, which a graph made for it has.
 
 Source: Qwen2.5-VL (arXiv 2502.13923) and, for the positions, mRoPE (arXiv 2409.12191, section 2.1).
 """
@@ -46,12 +46,12 @@ def stack_linears(config: TextConfig, weights: TensorSource) -> StackedSource:
     return StackedSource(weights, stacks)
 
 
-def build_decoder(config: TextConfig, weights: GraphWeights) -> Graph:
-    """The decoder graph over weights that ``stack_linears`` has stacked."""
+def build_decoder(config: TextConfig, weights: GraphWeights, cache_length: int | None = None) -> Graph:
+    """The decoder graph over weights that ``stack_linears`` has stacked; ``None`` leaves ``L`` symbolic."""
     g = GraphBuilder("decoder", weights.kind)
     x = _embed(g, config, weights)
     rope = _rope(g, config)
-    cache = _Cache(g, config)
+    cache = _Cache(g, config, cache_length)
     for i in range(config.num_layers):
         module = f"model.layers.{i}"
         normed = weights.rms_norm(g, x, f"{module}.input_layernorm", config.rms_norm_eps)
@@ -107,9 +107,9 @@ def _rope(g: GraphBuilder, config: TextConfig) -> tuple[ir.Value, ir.Value]:
 class _Cache:
     """The key/value cache: inputs, in-place updates, the causal mask over it, outputs."""
 
-    def __init__(self, g: GraphBuilder, config: TextConfig) -> None:
+    def __init__(self, g: GraphBuilder, config: TextConfig, length: int | None) -> None:
         self._g, self._presents = g, list[tuple[str, "ir.Value"]]()
-        self._shape: list[int | str] = [1, config.num_kv_heads, "L", config.head_dim]
+        self._shape: list[int | str] = [1, config.num_kv_heads, length or "L", config.head_dim]
         self.start = g.input("start", "INT64", [1])
         self._mask: ir.Value | None = None
 

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 CACHE_STEP = 256
-_NUMPY = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16), "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16)}
+_NUMPY = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
+}
 
 
 class OrtSession:
@@ -51,7 +55,8 @@ class OrtSession:
         self._length = 0
         self._next_position = 0
         self.vocab_size = config.text.vocab_size
-        self.context_length = min(context or config.text.max_position_embeddings, config.text.max_position_embeddings)
+        most = self._cache.fixed or config.text.max_position_embeddings
+        self.context_length = min(context or most, most)
 
     def encode_image(self, pixels: Pixels) -> ImageEncoding:
         """Run the vision tower and, if there is one, the adapter branch."""
@@ -124,7 +129,10 @@ class _Cache:
     """Keys and values of all layers, each in one buffer that is both input and output."""
 
     def __init__(self, decoder: ort.InferenceSession, dtype: np.dtype[np.generic], config: ModelConfig) -> None:
-        self._names = [i.name for i in decoder.get_inputs() if i.name.startswith("past.")]
+        pasts = [i for i in decoder.get_inputs() if i.name.startswith("past.")]
+        self._names = [i.name for i in pasts]
+        length = pasts[0].shape[2]
+        self.fixed = length if isinstance(length, int) else None  # a graph made for TensorRT
         self._dtype = dtype
         self._shape = (1, config.text.num_kv_heads, 0, config.text.head_dim)
         self._buffers: list[Array] = []
@@ -135,7 +143,7 @@ class _Cache:
         """Make room for ``needed`` positions, keeping the first ``keep``."""
         if needed <= self._length:
             return
-        self._length = max(needed, min(limit, -(-needed // CACHE_STEP) * CACHE_STEP))
+        self._length = self.fixed or max(needed, min(limit, -(-needed // CACHE_STEP) * CACHE_STEP))
         batch, heads, _, width = self._shape
         grown = []
         for i in range(len(self._names)):
@@ -164,7 +172,9 @@ def open_graph(path: Path, threads: int | None, device: str) -> ort.InferenceSes
     try:
         import onnxruntime as ort
     except ImportError as e:
-        raise MissingDependencyError("running an ONNX graph needs onnxruntime.", hint="Install it: pip install 'skinedge[onnx]'.") from e
+        raise MissingDependencyError(
+            "running an ONNX graph needs onnxruntime.", hint="Install it: pip install 'skinedge[onnx]'."
+        ) from e
     if not path.is_file():
         raise BundleError(f"{path} is missing.", hint="Export the bundle again.")
     options = ort.SessionOptions()
@@ -175,7 +185,9 @@ def open_graph(path: Path, threads: int | None, device: str) -> ort.InferenceSes
     available = ort.get_available_providers()
     gpu = "CUDAExecutionProvider"
     if device == "cuda" and gpu not in available:
-        raise TargetError("onnxruntime has no CUDA here.", hint="Install it: pip install 'skinedge[onnx-gpu]', or use --device cpu.")
+        raise TargetError(
+            "onnxruntime has no CUDA here.", hint="Install it: pip install 'skinedge[onnx-gpu]', or use --device cpu."
+        )
     providers = [p for p in (gpu, "CPUExecutionProvider") if p in available and (device != "cpu" or p != gpu)]
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
@@ -212,7 +224,9 @@ def check_prompt(prompt: Prompt, images: Sequence[ImageEncoding], context: int) 
             hint="Use fewer or smaller images, or open with a longer --context.",
         )
     if tuple(i.grid for i in images) != prompt.grids:
-        raise PromptError(f"the prompt expects {len(prompt.grids)} images and {len(images)} encodings were given, or their sizes differ.")
+        raise PromptError(
+            f"the prompt expects {len(prompt.grids)} images and {len(images)} encodings were given, or their sizes differ."
+        )
 
 
 def _run(session: ort.InferenceSession, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:

@@ -1,0 +1,143 @@
+"""Which tensors a GGUF holds, under llama.cpp's names, and how their bytes come from the stream.
+
+The text file follows ``convert_hf_to_gguf.py --outtype f16`` and then ``llama-quantize``, so a quantized
+matrix is rounded through 16-bit floats first: a bundle made here in one pass is byte for byte what the
+two tools make in two.  The vision file follows ``convert_hf_to_gguf.py --mmproj`` (one step, no rounding
+between).  Source: ``conversion/base.py`` and ``conversion/qwenvl.py`` of llama.cpp, build 11549.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TypeAlias
+
+from skinedge.errors import MissingDependencyError
+from skinedge.model.config import ModelConfig
+from skinedge.model.names import HEAD, expected_shapes
+from skinedge.quantize._ggml import TYPES, GgmlType, quantize
+from skinedge.quantize._llama_mix import Mix
+from skinedge.weights.cast import FLOATS, cast
+from skinedge.weights.source import ALL, F16, F32, Array, TensorSource, TensorSpec, row_blocks
+from skinedge.weights.stream import Part, Payload
+
+PATCH_EMBEDDING = "visual.patch_embed.proj.weight"
+Names: TypeAlias = Callable[[str], str]  # canonical name -> name in GGUF
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a GGUF file.
+
+    ``rows`` are those of ``source`` that it holds (``visual.*.qkv`` is stored as three tensors); ``frame`` is
+    the half of a patch embedding, whose two frames llama.cpp keeps apart; ``half`` asks for the rounding
+    through 16-bit floats.
+    """
+
+    name: str
+    source: str
+    shape: tuple[int, ...]
+    kind: GgmlType
+    rows: slice = ALL
+    frame: int | None = None
+    half: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file, without padding."""
+        return math.prod(self.shape[:-1]) * self.kind.row_bytes(self.shape[-1])
+
+    def payload(self, weights: TensorSource) -> Payload:
+        """The bytes to come."""
+        start = self.rows.start or 0
+        blocks = row_blocks(TensorSpec(self.name, self.shape, F32))
+        parts: list[Part] = [functools.partial(self._block, weights, slice(start + b.start, start + b.stop)) for b in blocks]
+        return Payload(self.name, self.nbytes, parts)
+
+    def _block(self, weights: TensorSource, rows: slice) -> Array:
+        block = weights.read(self.source, rows)
+        if self.frame is not None:
+            _, channels, height, width = self.shape
+            block = block.reshape(len(block), channels, -1, height, width)[:, :, self.frame]
+        if not self.kind.quantized:
+            return cast(block, FLOATS[self.kind.name], self.source)
+        return quantize(self.kind, (cast(block, F16, self.source) if self.half else block).astype(F32))
+
+
+def text_tensors(config: ModelConfig, mix: Mix) -> tuple[Stored, ...]:
+    """The language model; a tied head is left out, as llama.cpp expects."""
+    names = _name_map("QWEN2VL", config.text.num_layers)
+    found = []
+    for source, shape in expected_shapes(config).items():
+        if source.startswith("visual.") or (source == HEAD and config.text.tie_word_embeddings):
+            continue
+        name = names(source)
+        kind = mix.choose(name, shape, config.text)
+        found.append(Stored(name, source, shape, kind, half=kind.quantized))
+    return tuple(found)
+
+
+def vision_tensors(config: ModelConfig, scheme: str) -> tuple[Stored, ...]:
+    """The vision tower and merger."""
+    names = _name_map("MMPROJ", config.vision.depth)
+    return tuple(
+        stored
+        for source, shape in expected_shapes(config).items()
+        if source.startswith("visual.")
+        for stored in _vision(names, source, shape, scheme)
+    )
+
+
+def _vision(names: Names, source: str, shape: tuple[int, ...], scheme: str) -> Iterator[Stored]:
+    kind = TYPES[scheme]
+    if source == PATCH_EMBEDDING:
+        plain = TYPES["f16" if scheme == "f16" else "f32"]
+        for frame, name in enumerate(("v.patch_embd.weight", "v.patch_embd.weight.1")):
+            yield Stored(name, source, (*shape[:2], *shape[3:]), plain, frame=frame)
+    elif len(shape) == 1:
+        yield from _split(names, source, shape, TYPES["f32"])
+    else:
+        # The 7B's MLP is 3420 wide, which 32 does not divide.
+        yield from _split(names, source, shape, kind if shape[-1] % kind.block == 0 else TYPES["f16"])
+
+
+def _split(names: Names, source: str, shape: tuple[int, ...], kind: GgmlType) -> Iterator[Stored]:
+    if ".qkv." not in source:
+        yield Stored(names(source), source, shape, kind)
+        return
+    third = shape[0] // 3
+    for i, part in enumerate("qkv"):
+        yield Stored(names(source.replace("qkv", part)), source, (third, *shape[1:]), kind, slice(i * third, (i + 1) * third))
+
+
+def _name_map(architecture: str, layers: int) -> Names:
+    gguf = import_gguf()
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture], layers)
+
+    def name(source: str) -> str:
+        found: str | None = table.get_name(source, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise RuntimeError(f"the gguf library has no name for '{source}'")
+        return found
+
+    return name
+
+
+def import_gguf() -> ModuleType:
+    """The official ``gguf`` library.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        return importlib.import_module("gguf")
+    except ModuleNotFoundError as e:
+        if e.name != "gguf":
+            raise
+        raise MissingDependencyError(
+            "writing GGUF needs the gguf library.", hint="Install it: pip install 'skinedge[gguf]'."
+        ) from e

@@ -1,0 +1,144 @@
+"""GGUF for llama.cpp: ``model.gguf`` (text), ``mmproj.gguf`` (vision) and ``adapter.onnx`` (the side branch).
+
+Written directly from the stream of merged weights and quantized on the way: no intermediate 16-bit
+file, no second pass, no compiler.  The adapter's bias on the vocabulary needs no copy of the head: the
+graph ends at ``shift`` and the session multiplies it with the GGUF's own ``output.weight``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skinedge import registry
+from skinedge.errors import UsageError
+from skinedge.quantize._llama_mix import Mix
+from skinedge.targets._contract import Applied, ExportOptions, ExportPlan, OpenOptions, Written
+from skinedge.targets._gguf_header import ALIGNMENT, text_header, vision_header
+from skinedge.targets._gguf_tensors import Stored, import_gguf, text_tensors, vision_tensors
+from skinedge.weights.source import BLOCK_BYTES
+from skinedge.weights.stream import HashingFile, Progress, align, write_payloads
+
+if TYPE_CHECKING:
+    from skinedge.manifest import Manifest
+    from skinedge.runtime.llama import LlamaSession
+    from skinedge.runtime.session import Session
+    from skinedge.weights.checkpoint import Checkpoint
+
+SCHEMES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs")
+DEFAULT_SCHEME = "q4_k_m"
+EXTRA = "gguf"
+RUNS = True
+
+TEXT_FILE, VISION_FILE, ADAPTER_FILE = "model.gguf", "mmproj.gguf", "adapter.onnx"
+VISION_SCHEMES = ("f32", "f16", "bf16", "q8_0")
+_CASTS = {"f32": Mix("f32", file_type=0), "f16": Mix("f16", file_type=1), "bf16": Mix("bf16", file_type=32)}
+
+
+@dataclass(frozen=True)
+class _File:
+    """One GGUF file: what comes before the data, and the data."""
+
+    name: str
+    header: bytes
+    tensors: tuple[Stored, ...]
+
+    def offsets(self) -> tuple[int, ...]:
+        """Where each tensor starts."""
+        offsets, end = [], len(self.header)
+        for tensor in self.tensors:
+            offsets.append(end)
+            end = align(end + tensor.nbytes, ALIGNMENT)
+        return tuple(offsets)
+
+    @property
+    def nbytes(self) -> int:
+        return align(self.offsets()[-1] + self.tensors[-1].nbytes, ALIGNMENT)
+
+
+def plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
+    """Exact sizes, from the headers as they will be written."""
+    files = {file.name: file.nbytes for file in _files(checkpoint, options)}
+    # A part in flight: the block read, merged (in float64 where a LoRA is), rounded and quantized.
+    in_flight = 1 + (options.workers or os.cpu_count() or 1)
+    return ExportPlan(files | _adapter_sizes(checkpoint), memory=(128 << 20) + 4 * BLOCK_BYTES * in_flight)
+
+
+def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress: Progress) -> Written:
+    """Write both GGUF files and the adapter graph.
+
+    Raises:
+        UsageError: a scheme the vision tower cannot have, or an option GGUF has not.
+        TargetError: llama.cpp does not compute such a model.
+        QuantizeError: a weight is too large for 16-bit floats.
+    """
+    files = _files(checkpoint, options)
+    digests = {file.name: _write(file, checkpoint, options, folder, progress) for file in files}
+    digests |= _write_adapter(checkpoint, folder, progress)
+    stored = [tensor for file in files for tensor in file.tensors]
+    details = {"gguf": import_gguf_version(), "vision": _vision_scheme(options)}
+    return Written({t.source: Applied(t.kind.name, t.kind.bits) for t in stored}, digests, details)
+
+
+def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Session:
+    """Open the bundle with llama.cpp, in this process."""
+    from skinedge.runtime.llama import LlamaSession
+
+    return LlamaSession(
+        folder / TEXT_FILE,
+        folder / VISION_FILE,
+        manifest.architecture.config(),
+        branch=_branch(folder, manifest, options),
+        exact=manifest.scheme.asked == "f32",
+        threads=options.threads,
+        context=options.context,
+        device=options.device,
+    )
+
+
+def _files(checkpoint: Checkpoint, options: ExportOptions) -> tuple[_File, _File]:
+    if options.activations is not None:
+        raise UsageError("llama.cpp chooses the activations of a GGUF by itself.", hint="Leave --activations out.")
+    config, mix = checkpoint.config, _mix(options.scheme)
+    vision_scheme = _vision_scheme(options)
+    text, vision = text_tensors(config, mix), vision_tensors(config, vision_scheme)
+    return (
+        _File(TEXT_FILE, text_header(checkpoint.folder, config, mix.file_type, text), text),
+        _File(VISION_FILE, vision_header(checkpoint.folder, config, _mix(vision_scheme).file_type, vision), vision),
+    )
+
+
+def _mix(scheme: str) -> Mix:
+    registry.check("scheme of gguf", scheme, SCHEMES)
+    if scheme in _CASTS:
+        return _CASTS[scheme]
+    mix: Mix = registry.load("quantize", "scheme", scheme).MIX
+    return mix
+
+
+def _vision_scheme(options: ExportOptions) -> str:
+    """What was asked for, or the nearest float type to the text's."""
+    if options.vision is None:
+        return options.scheme if options.scheme in ("f32", "bf16") else "f16"
+    if options.vision in SCHEMES and options.vision not in VISION_SCHEMES:
+        raise UsageError(
+            f"the vision tower cannot be stored as {options.vision}: its MLP is too narrow for blocks of 256, and below 8 bits "
+            "it no longer sees what PyTorch sees.",
+            hint=f"Choose one of {', '.join(VISION_SCHEMES)}.",
+        )
+    return registry.check("vision scheme of gguf", options.vision, VISION_SCHEMES)
+
+
+def _write(file: _File, checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress: Progress) -> str:
+    """The file's sha256."""
+    placed = zip(file.offsets(), (t.payload(checkpoint.weights) for t in file.tensors), strict=True)
+    progress.begin(file.name, file.nbytes - len(file.header))
+    with (folder / file.name).open("wb") as f:
+        out = HashingFile(f)
+        out.write(file.header)
+        write_payloads(out, placed, progress, options.workers)
+        out.pad_to(file.nbytes)
+    return out.hexdigest()

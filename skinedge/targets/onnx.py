@@ -1,0 +1,58 @@
+"""ONNX: three portable graphs of standard operators, run by ONNX Runtime on CPU or CUDA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skinedge.graph.builder import OPSET, require_onnx
+from skinedge.graph.files import lay_out, write_graphs
+from skinedge.graph.model import ModelGraphs, build_graphs
+from skinedge.targets._contract import ExportOptions, ExportPlan, OpenOptions, Written
+
+if TYPE_CHECKING:
+    from skinedge.manifest import Manifest
+    from skinedge.runtime.session import Session
+    from skinedge.weights.checkpoint import Checkpoint
+    from skinedge.weights.stream import Progress
+
+SCHEMES = ("f32", "f16", "bf16", "int8", "int4")
+DEFAULT_SCHEME = "int4"
+EXTRA = "onnx"
+RUNS = True
+
+# Measured: graph, protobuf and the blocks in flight of a 7B-shaped export (benchmarks/results/export_7b_shape.json).
+_MEMORY = 900 << 20
+
+
+def plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
+    """Names and sizes of the files, and the memory it takes."""
+    sizes = lay_out(graphs(checkpoint, options).graphs).sizes
+    return ExportPlan(sizes, _MEMORY)
+
+
+def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress: Progress) -> Written:
+    """Write the graphs and their weights."""
+    model = graphs(checkpoint, options)
+    digests = write_graphs(folder, model.graphs, progress, options.workers)
+    return Written(model.applied, digests, {"opset": OPSET, "graphs": [g.name for g in model.graphs]})
+
+
+def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Session:
+    """Open the graphs in ONNX Runtime."""
+    from skinedge.runtime.ort import OrtSession
+
+    config = manifest.architecture.config()
+    return OrtSession(folder, config, threads=options.threads, context=options.context, device=options.device)
+
+
+def graphs(checkpoint: Checkpoint, options: ExportOptions, cache_length: int | None = None) -> ModelGraphs:
+    """The graphs that ``options`` ask for."""
+    require_onnx()
+    floats = ("f32", "f16", "bf16")
+    activations = options.activations or (options.scheme if options.scheme in floats else "f32")
+    # int4 costs a vision tower more than it saves: it is a tenth of the weights and sees every pixel.
+    vision = options.vision or ("int8" if options.scheme == "int4" else options.scheme)
+    return build_graphs(
+        checkpoint, scheme=options.scheme, vision_scheme=vision, activations=activations, cache_length=cache_length
+    )
