@@ -57,10 +57,11 @@ class LineageRecord(_Record):
 
 
 class AppliedRecord(_Record):
-    """How one tensor was stored, and how many bits each weight takes, scales included."""
+    """How one tensor was stored, how many bits each weight takes (scales included), how many there are."""
 
     scheme: str
     bits: float = Field(gt=0)
+    weights: int = Field(ge=0)
 
 
 class SchemeRecord(_Record):

@@ -1,0 +1,1 @@
+"""What is known of each device, one TOML file each."""

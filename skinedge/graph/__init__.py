@@ -1,0 +1,1 @@
+"""The portable ONNX graphs, written node by node from the configuration."""

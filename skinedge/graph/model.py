@@ -40,5 +40,6 @@ def build_graphs(
     applied = text.applied | vision.applied
     if checkpoint.side_branch:
         graphs.append(build_adapter(checkpoint.side_branch, text.matrix(HEAD), activations, config.text.vocab_size))
-        applied |= {name: Applied("f32", 32.0) for name in checkpoint.side_branch.source.names()}
+        branch = checkpoint.side_branch.source
+        applied |= {name: Applied("f32", 32.0, branch.spec(name).size) for name in branch.names()}
     return ModelGraphs(tuple(graphs), applied)

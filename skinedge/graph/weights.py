@@ -38,13 +38,14 @@ class GraphWeights:
             else:
                 stored = load("quantize", "scheme", scheme).store(self.source, name, self.kind)
             self._matrices[name] = stored
-            self.applied[name] = Applied(stored.scheme, stored.bits)
+            self.applied[name] = Applied(stored.scheme, stored.bits, self.source.spec(name).size)
         return self._matrices[name]
 
     def rows(self, name: str) -> StoredTensor:
         """A tensor as it lies: a bias, a norm, an embedding."""
         stored = store_rows(self.source, name, self.kind)
-        self.applied[name] = Applied(self.kind, stored.payload.nbytes * 8 / self.source.spec(name).size)
+        size = self.source.spec(name).size
+        self.applied[name] = Applied(self.kind, stored.payload.nbytes * 8 / size, size)
         return stored
 
     def linear(self, g: GraphBuilder, x: ir.Value, module: str, *, bias: bool = True) -> ir.Value:

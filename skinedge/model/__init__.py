@@ -1,0 +1,1 @@
+"""What the model is: configuration, tensor names, the side branch, the PyTorch reference."""

@@ -160,7 +160,7 @@ def run_branch(shape: AdapterShape, weights: Mapping[str, Float32], patches: Flo
     """The branch on one image's patch rows ``[P, patch_values]``, experts routed one by one."""
     head = "distill_head."
     h = patches @ weights[head + "in_proj.weight"].T
-    skin = _softmax(_mlp(weights, head + "skin_classifier.", h.mean(0)))
+    skin = _softmax(run_net(weights, head + "skin_classifier.", h.mean(0)))
     for i in range(shape.layers):
         h = h + _layer(shape, weights, i, h, skin)
     v = h.mean(0)
@@ -172,7 +172,7 @@ def run_branch(shape: AdapterShape, weights: Mapping[str, Float32], patches: Flo
 def _layer(shape: AdapterShape, weights: Mapping[str, Float32], i: int, h: Float32, skin: Float32) -> Float32:
     nets = shape.nets(i)
     if not shape.experts:
-        return _mlp(weights, nets[0], h)
+        return run_net(weights, nets[0], h)
     stem = f"distill_head.adapters.{i}."
     scores = h @ weights[stem + "router_img.weight"].T + weights[stem + "router_skin.weight"] @ skin
     route = _softmax(scores)
@@ -183,12 +183,12 @@ def _layer(shape: AdapterShape, weights: Mapping[str, Float32], i: int, h: Float
     for e, net in enumerate(nets):
         rows, slot = np.nonzero(chosen == e)
         if len(rows):
-            out[rows] += kept[rows, slot, None] * _mlp(weights, net, h[rows])
+            out[rows] += kept[rows, slot, None] * run_net(weights, net, h[rows])
     return out
 
 
-def _mlp(weights: Mapping[str, Float32], prefix: str, x: Float32) -> Float32:
-    """Linear, ReLU, Linear."""
+def run_net(weights: Mapping[str, Float32], prefix: str, x: Float32) -> Float32:
+    """Linear, ReLU, Linear: the classifier and the experts are such networks."""
     inner = np.maximum(x @ weights[prefix + "0.weight"].T + weights[prefix + "0.bias"], 0)
     result: Float32 = inner @ weights[prefix + "2.weight"].T + weights[prefix + "2.bias"]
     return result

@@ -1,0 +1,1 @@
+"""Does the bundle say what PyTorch says?  Stage by stage."""

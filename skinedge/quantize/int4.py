@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from skinedge.quantize._storage import ONNX_TYPES, StoredMatrix, StoredTensor, positive, store_float
 from skinedge.weights.cast import FLOATS, cast
@@ -19,6 +20,8 @@ from skinedge.weights.stream import Payload
 TARGETS = ("onnx", "trt")
 ACTIVATIONS = None
 BLOCK = 32
+
+Int8 = npt.NDArray[np.int8]
 
 
 def store(source: TensorSource, name: str, activations: str) -> StoredMatrix:
@@ -59,13 +62,14 @@ def block_scales(weights: Float32, dtype: np.dtype[np.generic], name: str) -> Ar
     return positive(cast(np.maximum(blocks.max(1) / 7, blocks.min(1) / -8), dtype, name))
 
 
-def quantize(weights: Float32, scales: Array) -> Array:
+def quantize(weights: Float32, scales: Array) -> Int8:
     """``[in, out]`` weights to int8-held int4 values under the scales as they will be stored."""
     spread = np.repeat(scales.astype(F32), BLOCK, axis=0)
-    return np.clip(np.rint(weights / spread), -8, 7).astype(np.int8)
+    values: Int8 = np.clip(np.rint(weights / spread), -8, 7).astype(np.int8)
+    return values
 
 
-def pack(values: Array) -> Array:
+def pack(values: Int8) -> Array:
     """Two int4 to a byte, the first in the low half (ONNX specification, "TensorProto.INT4")."""
     flat = values.reshape(-1)
     packed: Array = ((flat[1::2] & 15) << 4 | (flat[0::2] & 15)).astype(np.uint8)

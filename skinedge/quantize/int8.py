@@ -47,4 +47,5 @@ def store(source: TensorSource, name: str, activations: str) -> StoredMatrix:
 
 def quantize(weights: Float32, scales: Float32) -> Array:
     """``[in, out]`` weights to int8 under the scales as they will be stored."""
-    return np.clip(np.rint(weights / scales), -127, 127).astype(np.int8)
+    values: Array = np.clip(np.rint(weights / scales), -127, 127).astype(np.int8)
+    return values

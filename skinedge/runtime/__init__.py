@@ -1,0 +1,1 @@
+"""What runs on a device: images, prompts, sampling, sessions.  Never imports PyTorch."""

@@ -96,8 +96,8 @@ def load_photograph(source: Path | bytes, limits: ImageLimits = ImageLimits()) -
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about tags we do not use
         try:
             return _decode(name, kind, data, limits)
-        except Image.DecompressionBombError as e:
-            raise ImageError(f"{name} asks for more memory than a photograph of its size needs.", hint=_AGAIN) from e
+        except (Image.DecompressionBombError, MemoryError) as e:
+            raise ImageError(f"{name} asks for more memory than there is for one photograph.", hint=_AGAIN) from e
         except _DAMAGED as e:
             raise ImageError(f"{name} is damaged or cut short: its {kind} data cannot be decoded.", hint=_AGAIN) from e
 

@@ -1,0 +1,1 @@
+"""One file per target, writing and opening its bundle; see ``_contract``."""

@@ -60,16 +60,18 @@ class ExportPlan:
 
 @dataclass(frozen=True)
 class Applied:
-    """How one tensor was stored; ``bits`` counts scales and padding too."""
+    """How one tensor of ``weights`` elements was stored; ``bits`` per weight counts scales and padding too."""
 
     scheme: str
     bits: float
+    weights: int
 
 
 @dataclass(frozen=True)
 class Written:
     """What an export wrote.
 
+    ``applied`` names tensors as they were stored (stacked, split or as the checkpoint has them);
     ``digests`` maps each file to its sha256 where the writer knows it already; ``details`` is the
     target's own page of the manifest (inputs, outputs, profiles, library versions).
     """

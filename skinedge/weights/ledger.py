@@ -49,5 +49,6 @@ class Ledger:
             raise AdapterError(
                 f"{len(left)} of {len(self.entered)} adapter tensors changed nothing: "
                 f"{', '.join(repr(t) for t in left[:3])}{more}.",
-                hint="An adapter that was never trained does this (its B matrices are zero); pass --allow-inert to export it all the same.",
+                hint="An adapter that was never trained does this (its B matrices are zero); "
+                "pass --allow-inert to export it all the same.",
             )

@@ -1,0 +1,344 @@
+"""Bundles: made whole or not at all, verified byte by byte, self-describing.
+
+A bundle is written in a hidden folder beside its final place; the manifest is its last file, and one
+rename makes it appear.  Whatever stops an export (an error, a full disk, a power cut) leaves no folder
+that ``verify`` accepts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from skinedge import __version__
+from skinedge.artifacts import AdapterCheckpoint, Bundle, MergedWeights, QuantizedWeights
+from skinedge.errors import BundleError, OutputError, SkinedgeError
+from skinedge.manifest import (
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    AppliedRecord,
+    DecodingRecord,
+    FileRecord,
+    LineageRecord,
+    Manifest,
+    SchemeRecord,
+    architecture_record,
+    read_manifest,
+)
+from skinedge.registry import check, load, names
+from skinedge.targets._contract import ExportOptions, ExportPlan, Target, Written
+from skinedge.weights.checkpoint import Checkpoint, open_checkpoint
+from skinedge.weights.proof import prove_side_branch
+from skinedge.weights.stream import Progress, Quiet
+
+if TYPE_CHECKING:
+    from skinedge.manifest import ArchitectureRecord
+
+# Small files of the checkpoint that every bundle carries: the prompt and the processor live in them.
+CARRIED = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENCE", "LICENSE.md")
+# Room left on the disk beyond the plan, for the manifest and the file system's own tables.
+DISK_MARGIN = 16 << 20
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What an export would write and need, and what the machine has."""
+
+    plan: ExportPlan
+    disk_free: int
+    memory_free: int
+
+    def refuse_if_too_big(self, out: Path) -> None:
+        """Stop before the first byte.
+
+        Raises:
+            OutputError: the disk cannot hold the bundle.
+        """
+        if self.plan.nbytes + DISK_MARGIN > self.disk_free:
+            raise OutputError(
+                f"{out} needs {_size(self.plan.nbytes)} and its disk has {_size(self.disk_free)} free.",
+                hint="Free some space, choose a smaller scheme, or another disk with --out.",
+            )
+
+
+def load_target(name: str) -> Target:
+    """The target module ``name``.
+
+    Raises:
+        UsageError: there is none; the known ones are listed.
+    """
+    return cast(Target, load("targets", "target", name))
+
+
+def check_scheme(target: str, scheme: str | None) -> str:
+    """``scheme``, or the target's default.
+
+    Raises:
+        UsageError: the target does not take it.
+    """
+    module = load_target(target)
+    return check(f"scheme for {target}", scheme, module.SCHEMES) if scheme else module.DEFAULT_SCHEME
+
+
+def preflight(checkpoint: Checkpoint, target: str, options: ExportOptions, out: Path) -> Preflight:
+    """Plan an export without writing anything."""
+    import psutil
+
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    plan = load_target(target).plan(checkpoint, options)
+    carried = {n: (checkpoint.folder / n).stat().st_size for n in CARRIED if (checkpoint.folder / n).is_file()}
+    return Preflight(
+        ExportPlan({**carried, **plan.files}, plan.memory), shutil.disk_usage(place).free, psutil.virtual_memory().available
+    )
+
+
+def export(
+    source: AdapterCheckpoint,
+    target: str,
+    options: ExportOptions,
+    out: Path,
+    *,
+    licence: str | None = None,
+    allow_inert: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Write the bundle of ``source`` for ``target`` at ``out``.
+
+    Args:
+        source: the checkpoint and its adapters.
+        target: name of a file in ``skinedge/targets``.
+        options: scheme and its details.
+        out: a folder that does not exist yet, or is empty.
+        licence: what the manifest says of the weights' licence; by default what the checkpoint says.
+        allow_inert: accept adapter tensors that change nothing.
+        progress: told of the bytes as they are written.
+
+    Raises:
+        SkinedgeError: by kind: the checkpoint, an adapter, the target or the place is at fault.
+    """
+    module = load_target(target)
+    checkpoint = open_checkpoint(source.path, source.adapters)
+    preflight(checkpoint, target, options, out).refuse_if_too_big(out)
+    with staged(out) as folder:
+        written = module.write(checkpoint, options, folder, progress or Quiet())
+        _carry(checkpoint.folder, folder)
+        if checkpoint.side_branch:
+            prove_side_branch(checkpoint.side_branch, checkpoint.ledger)
+        if not allow_inert:
+            checkpoint.ledger.settle()
+        manifest = _manifest(source, checkpoint, target, options, written, folder, licence)
+        (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
+    return Bundle(out, manifest.digest, manifest.lineage[-1].digest, target)
+
+
+@contextlib.contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A hidden folder that becomes ``out`` if the block succeeds and vanishes if it does not.
+
+    Raises:
+        OutputError: ``out`` is taken or cannot be written, or the disk ran full.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} exists and is not empty.", hint="Choose another --out, or remove it first.")
+    folder = out.parent / f".{out.name}.partial-{os.getpid()}"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(out)
+        folder.mkdir()
+        yield folder
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+    except OSError as e:
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "the disk ran full" if full else (e.strerror or str(e))
+        hint = "Free some space or choose another disk with --out." if full else "Choose another --out."
+        raise OutputError(f"{out} could not be written: {what}.", hint=hint) from e
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def verify(folder: Path) -> Manifest:
+    """Check every byte of a bundle against its manifest.
+
+    Raises:
+        BundleError: a file is missing, changed, or does not belong; it is named.
+    """
+    manifest = read_manifest(folder)
+    listed = {record.path for record in manifest.files}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise BundleError(f"{folder}: '{name}' is a link, and a bundle holds plain files.", hint="Export it again.")
+        if path.is_file() and name not in listed and name != MANIFEST_FILE:
+            raise BundleError(f"{folder}: '{name}' does not belong to the bundle.", hint="Move it elsewhere.")
+    for record in manifest.files:
+        _verify_file(folder, record)
+    return manifest
+
+
+def open_verified_shape(folder: Path) -> Manifest:
+    """The manifest, with every file's presence and size checked (fast; ``verify`` reads all bytes).
+
+    Raises:
+        BundleError: a file is missing or has another size.
+    """
+    manifest = read_manifest(folder)
+    for record in manifest.files:
+        _verify_size(folder, record)
+    return manifest
+
+
+def _verify_size(folder: Path, record: FileRecord) -> Path:
+    path = folder / record.path
+    if not path.is_file():
+        raise BundleError(f"{folder}: '{record.path}' is missing.", hint="Copy the bundle again.")
+    if path.stat().st_size != record.nbytes:
+        raise BundleError(
+            f"{folder}: '{record.path}' has {path.stat().st_size} bytes and the manifest says {record.nbytes}.",
+            hint="Copy the bundle again.",
+        )
+    return path
+
+
+def _verify_file(folder: Path, record: FileRecord) -> None:
+    with _verify_size(folder, record).open("rb") as f:
+        found = hashlib.file_digest(f, "sha256").hexdigest()
+    if found != record.sha256:
+        raise BundleError(
+            f"{folder}: '{record.path}' was changed: its sha256 is {found[:12]} and the manifest says {record.sha256[:12]}.",
+            hint="Copy the bundle again.",
+        )
+
+
+def _carry(checkpoint: Path, folder: Path) -> None:
+    for name in (*CARRIED, *LICENCE_FILES):
+        if (checkpoint / name).is_file() and not (folder / name).exists():
+            shutil.copyfile(checkpoint / name, folder / name)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what an export that was killed left behind: its process is gone."""
+    import psutil
+
+    for left in out.parent.glob(f".{out.name}.partial-*"):
+        owner = left.name.rpartition("-")[2]
+        if owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _manifest(
+    source: AdapterCheckpoint,
+    checkpoint: Checkpoint,
+    target: str,
+    options: ExportOptions,
+    written: Written,
+    folder: Path,
+    licence: str | None,
+) -> Manifest:
+    merged = MergedWeights.of(source)
+    recipe = {"target": target, "scheme": options.scheme, "activations": options.activations, "vision": options.vision}
+    quantized = QuantizedWeights.of(merged, recipe)
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        skinedge=__version__,
+        target=target,
+        scheme=SchemeRecord(
+            asked=options.scheme,
+            activations=options.activations,
+            vision=options.vision,
+            bits_per_weight=_bits_per_weight(written),
+        ),
+        lineage=(
+            LineageRecord(kind="adapter-checkpoint", digest=source.digest, note=_adapters_note(checkpoint)),
+            LineageRecord(kind="merged-weights", digest=merged.digest),
+            LineageRecord(kind="quantized-weights", digest=quantized.digest, note=f"{target} {options.scheme}"),
+        ),
+        architecture=_architecture(checkpoint),
+        applied={n: AppliedRecord(scheme=a.scheme, bits=round(a.bits, 4), weights=a.weights) for n, a in written.applied.items()},
+        decoding=DecodingRecord(bias="every-step" if checkpoint.side_branch else "off"),
+        requirements=_requirements(load_target(target)),
+        licence=licence or _licence(checkpoint.folder),
+        details=dict(written.details),
+        files=tuple(_file_records(folder, written.digests)),
+    )
+
+
+def _architecture(checkpoint: Checkpoint) -> ArchitectureRecord:
+    branch = checkpoint.side_branch
+    return architecture_record(checkpoint.config, branch.shape if branch else None)
+
+
+def _adapters_note(checkpoint: Checkpoint) -> str:
+    parts = [f"LoRA of rank {lora.rank} on {len(lora.updates)} layers" for lora in checkpoint.loras]
+    if checkpoint.side_branch:
+        experts = checkpoint.side_branch.shape.experts
+        parts.append(f"side branch with {experts} experts" if experts else "side branch without experts")
+    return " and ".join(parts) or "no adapters"
+
+
+def _bits_per_weight(written: Written) -> float:
+    """Mean over all weights, scales and padding included."""
+    total = sum(a.weights for a in written.applied.values())
+    return round(sum(a.bits * a.weights for a in written.applied.values()) / total, 4)
+
+
+def _requirements(target: Target) -> dict[str, str]:
+    return {"extra": target.EXTRA} if target.EXTRA else {}
+
+
+def _licence(folder: Path) -> str:
+    card = folder / "README.md"
+    if card.is_file():
+        for line in card.read_text(encoding="utf-8", errors="replace").splitlines()[:40]:
+            if line.startswith("license:"):
+                return line.partition(":")[2].strip()
+    found = next((n for n in LICENCE_FILES if (folder / n).is_file()), None)
+    return f"see {found}" if found else "not stated by the checkpoint"
+
+
+def _file_records(folder: Path, known: Mapping[str, str]) -> Iterator[FileRecord]:
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name in known:
+            sha = known[name]
+        else:
+            with path.open("rb") as f:
+                sha = hashlib.file_digest(f, "sha256").hexdigest()
+        yield FileRecord(path=name, nbytes=path.stat().st_size, sha256=sha)
+
+
+def _size(count: float) -> str:
+    """A number of bytes for people.
+
+    >>> _size(1536)
+    '1.5 KiB'
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise SkinedgeError("unreachable")
+
+
+def known_targets() -> tuple[str, ...]:
+    """Names of the targets."""
+    return names("targets")
