@@ -11,7 +11,9 @@ Merged and quantized weights are usually never written down: weights are a strea
 (``skinedge.weights.source``), and their digest is that of the recipe and of what it was applied to.
 
 The steps between them are functions of the same names as the commands: ``merge`` and ``export`` in
-``skinedge.bundle``, ``run`` in ``skinedge.runtime.pipeline``, ``parity`` in ``skinedge.parity.compare``.
+``skinedge.bundle``, ``run`` in ``skinedge.runtime.pipeline``, ``parity`` in ``skinedge.parity.compare``.  A
+transcript holds what was said of a patient: it is a value (``skinedge.runtime.generate.Transcript``) and
+becomes a file only when somebody asks for it.
 """
 
 from __future__ import annotations
@@ -70,11 +72,6 @@ class Bundle(Artifact):
     """A self-describing folder that runs on a device; ``skinedge.json`` is its manifest."""
 
     target: str = ""
-
-
-@dataclass(frozen=True)
-class Transcript(Artifact):
-    """What a model said of an image; written only when asked for."""
 
 
 @dataclass(frozen=True)

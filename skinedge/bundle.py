@@ -7,10 +7,7 @@ that ``verify`` accepts.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +16,8 @@ from typing import TYPE_CHECKING, cast
 
 from skinedge import __version__
 from skinedge.artifacts import AdapterCheckpoint, Bundle, MergedWeights, QuantizedWeights
-from skinedge.errors import BundleError, OutputError, SkinedgeError
+from skinedge.console import size
+from skinedge.errors import BundleError, OutputError
 from skinedge.manifest import (
     MANIFEST_FILE,
     SCHEMA_VERSION,
@@ -33,6 +31,7 @@ from skinedge.manifest import (
     read_manifest,
 )
 from skinedge.registry import check, load, names
+from skinedge.staging import staged
 from skinedge.targets._contract import ExportOptions, ExportPlan, Target, Written
 from skinedge.weights.checkpoint import Checkpoint, open_checkpoint
 from skinedge.weights.proof import prove_side_branch
@@ -72,7 +71,7 @@ class Preflight:
         """
         if self.plan.nbytes + DISK_MARGIN > self.disk_free:
             raise OutputError(
-                f"{out} needs {_size(self.plan.nbytes)} and its disk has {_size(self.disk_free)} free.",
+                f"{out} needs {size(self.plan.nbytes)} and its disk has {size(self.disk_free)} free.",
                 hint="Free some space, choose a smaller scheme, or another disk with --out.",
             )
 
@@ -149,33 +148,6 @@ def export(
     return Bundle(out, manifest.digest, manifest.lineage[-1].digest, target)
 
 
-@contextlib.contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A hidden folder that becomes ``out`` if the block succeeds and vanishes if it does not.
-
-    Raises:
-        OutputError: ``out`` is taken or cannot be written, or the disk ran full.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} exists and is not empty.", hint="Choose another --out, or remove it first.")
-    folder = out.parent / f".{out.name}.partial-{os.getpid()}"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
-        folder.mkdir()
-        yield folder
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
-    except OSError as e:
-        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "the disk ran full" if full else (e.strerror or str(e))
-        hint = "Free some space or choose another disk with --out." if full else "Choose another --out."
-        raise OutputError(f"{out} could not be written: {what}.", hint=hint) from e
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def verify(folder: Path) -> Manifest:
     """Check every byte of a bundle against its manifest.
 
@@ -195,7 +167,7 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def open_verified_shape(folder: Path) -> Manifest:
+def check_files(folder: Path) -> Manifest:
     """The manifest, with every file's presence and size checked (fast; ``verify`` reads all bytes).
 
     Raises:
@@ -203,11 +175,11 @@ def open_verified_shape(folder: Path) -> Manifest:
     """
     manifest = read_manifest(folder)
     for record in manifest.files:
-        _verify_size(folder, record)
+        _verifysize(folder, record)
     return manifest
 
 
-def _verify_size(folder: Path, record: FileRecord) -> Path:
+def _verifysize(folder: Path, record: FileRecord) -> Path:
     path = folder / record.path
     if not path.is_file():
         raise BundleError(f"{folder}: '{record.path}' is missing.", hint="Copy the bundle again.")
@@ -220,7 +192,7 @@ def _verify_size(folder: Path, record: FileRecord) -> Path:
 
 
 def _verify_file(folder: Path, record: FileRecord) -> None:
-    with _verify_size(folder, record).open("rb") as f:
+    with _verifysize(folder, record).open("rb") as f:
         found = hashlib.file_digest(f, "sha256").hexdigest()
     if found != record.sha256:
         raise BundleError(
@@ -233,16 +205,6 @@ def _carry(checkpoint: Path, folder: Path) -> None:
     for name in (*CARRIED, *LICENCE_FILES):
         if (checkpoint / name).is_file() and not (folder / name).exists():
             shutil.copyfile(checkpoint / name, folder / name)
-
-
-def _sweep(out: Path) -> None:
-    """Remove what an export that was killed left behind: its process is gone."""
-    import psutil
-
-    for left in out.parent.glob(f".{out.name}.partial-*"):
-        owner = left.name.rpartition("-")[2]
-        if owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _manifest(
@@ -324,19 +286,6 @@ def _file_records(folder: Path, known: Mapping[str, str]) -> Iterator[FileRecord
             with path.open("rb") as f:
                 sha = hashlib.file_digest(f, "sha256").hexdigest()
         yield FileRecord(path=name, nbytes=path.stat().st_size, sha256=sha)
-
-
-def _size(count: float) -> str:
-    """A number of bytes for people.
-
-    >>> _size(1536)
-    '1.5 KiB'
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise SkinedgeError("unreachable")
 
 
 def known_targets() -> tuple[str, ...]:

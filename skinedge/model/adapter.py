@@ -18,6 +18,7 @@ router (``adapters.N.net.*``); ``experts = 8`` is version 2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ from skinedge.weights.source import Float32
 TOP_K = 2
 RENORMALISE_EPS = 1e-6
 PREFIXES = ("distill_head.", "text_bias.", "logit_bias_scale")
+_INCOMPLETE = "Released shards are known to leave some out; save the whole state dict of the adapters."
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,14 @@ class AdapterShape:
         return tuple(f"{stem}experts.{e}.net." for e in range(self.experts))
 
 
-def is_side_branch(name: str) -> bool:
-    """Whether a tensor of a checkpoint belongs to the side branch."""
-    return name.startswith(PREFIXES)
+def released_name(stored: str) -> str | None:
+    """The released name of a side-branch tensor, whatever wrapper it was saved from; ``None`` for other tensors.
+
+    >>> released_name("base_model.model.text_bias.0.weight")
+    'text_bias.0.weight'
+    """
+    bare = stored.removeprefix("base_model.model.").removeprefix("model.").replace(".modules_to_save.default.", ".")
+    return bare if bare.startswith(PREFIXES) else None
 
 
 def infer_shape(found: Mapping[str, tuple[int, ...]], *, hidden: int, patch_values: int, where: str) -> AdapterShape:
@@ -102,17 +109,15 @@ def infer_shape(found: Mapping[str, tuple[int, ...]], *, hidden: int, patch_valu
 
     def size(name: str, axis: int) -> int:
         if name not in found:
-            raise AdapterError(
-                f"{where}: adapter tensor '{name}' is missing.",
-                hint="Released shards are known to leave some out; export the whole state dict of the adapters.",
-            )
+            raise AdapterError(f"{where}: adapter tensor '{name}' is missing.", hint=_INCOMPLETE)
         if len(found[name]) <= axis:
             raise AdapterError(f"{where}: adapter tensor '{name}' has shape {found[name]}, too few axes.")
         return found[name][axis]
 
     head = "distill_head."
-    layers = 1 + max((int(n.split(".")[2]) for n in found if n.startswith(head + "adapters.")), default=-1)
-    experts = 1 + max((int(n.split(".")[4]) for n in found if ".experts." in n), default=-1)
+    # Counted, not the highest index: a gap or a wild number then shows as a missing and an unexpected tensor.
+    layers = len({m[1] for n in found if (m := re.match(r"distill_head\.adapters\.(\d+)\.", n))})
+    experts = len({m[1] for n in found if (m := re.match(r"distill_head\.adapters\.0\.experts\.(\d+)\.", n))})
     first = AdapterShape(0, 0, 1, experts, 0, 0, 0, 0, 0, 0).nets(0)[0]
     shape = AdapterShape(
         patch_values=patch_values,
@@ -134,7 +139,7 @@ def _compare(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[
     optional = {"distill_head.out_proj.bias"}
     for name, wanted in expected.items():
         if name not in found and name not in optional:
-            raise AdapterError(f"{where}: adapter tensor '{name}' is missing.")
+            raise AdapterError(f"{where}: adapter tensor '{name}' is missing.", hint=_INCOMPLETE)
         # The scale is a scalar that some writers store as one element.
         same = name not in found or found[name] == wanted or (wanted == () and found[name] == (1,))
         if not same:

@@ -16,6 +16,8 @@ from typing import Any
 
 from skinedge.errors import CheckpointError
 
+_AGAIN = "Copy the checkpoint's own file again."
+
 
 @dataclass(frozen=True)
 class TextConfig:
@@ -96,14 +98,25 @@ def read_config(folder: Path) -> ModelConfig:
             f"{path}: model_type is {kind!r} and skinedge exports 'qwen2_5_vl'.",
             hint="Point --model at a Qwen2.5-VL checkpoint (SkinGPT-R1, Vision-R1 and Skin-R1 are ones).",
         )
+    if quantization := raw.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise CheckpointError(
+            f"{path}: the weights are already quantized ({method}), and skinedge starts from 16- or 32-bit floats.",
+            hint="Point --model at the checkpoint in bfloat16 that this one was made from.",
+        )
     try:
         text, vision = _text(raw, path), _vision(raw["vision_config"], path)
         image_token_id = int(raw["image_token_id"])
     except KeyError as e:
         raise CheckpointError(f"{path}: the setting {e} is missing.", hint="Copy the checkpoint's own file again.") from e
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as e:
+        raise CheckpointError(
+            f"{path}: a setting has an impossible value ({e}).", hint="Copy the checkpoint's own file again."
+        ) from e
     if vision.out_hidden_size != text.hidden_size:
         raise CheckpointError(
-            f"{path}: the vision tower gives {vision.out_hidden_size} values per token and the language model takes {text.hidden_size}."
+            f"{path}: the vision tower gives {vision.out_hidden_size} values per token "
+            f"and the language model takes {text.hidden_size}."
         )
     return ModelConfig(text, vision, image_token_id, _eos(folder, raw))
 
@@ -121,7 +134,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
             f"{path} is missing: {what} is read from it.", hint="Point --model at the checkpoint's folder."
         ) from e
     except ValueError as e:
-        raise CheckpointError(f"{path}: not JSON ({e}).", hint="Copy the checkpoint's own file again.") from e
+        raise CheckpointError(f"{path}: not JSON ({e}).", hint=_AGAIN) from e
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: not a JSON object.")
     return value

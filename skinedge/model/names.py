@@ -30,6 +30,20 @@ def canonical(name: str) -> str:
     return name
 
 
+def in_memory(name: str) -> str:
+    """The spelling of ``transformers`` 5 for a module or tensor in memory, and so of PEFT in its files.
+
+    >>> in_memory("model.layers.0.mlp.up_proj")
+    'model.language_model.layers.0.mlp.up_proj'
+    """
+    plain = canonical(name)
+    if plain.startswith("visual."):
+        return "model." + plain
+    if plain.startswith("model."):
+        return "model.language_model." + plain.removeprefix("model.")
+    return plain
+
+
 def expected_shapes(config: ModelConfig) -> Shapes:
     """Every backbone tensor of ``config`` under its canonical name, in the order of computation.
 

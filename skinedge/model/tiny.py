@@ -20,7 +20,7 @@ import numpy as np
 
 from skinedge.model.adapter import AdapterShape
 from skinedge.model.config import ModelConfig, read_config
-from skinedge.model.names import EMBEDDING, HEAD, expected_shapes
+from skinedge.model.names import EMBEDDING, HEAD, expected_shapes, in_memory
 from skinedge.weights import safetensors
 from skinedge.weights.source import BF16, Array, TensorSpec
 
@@ -121,12 +121,8 @@ def make_lora(
         linear = len(wanted) == 2 and name not in (EMBEDDING, HEAD)
         if not linear or (name.startswith("visual.") and not vision):
             continue
-        modules.add(
-            module.split(".")[-1]
-            if ".mlp.0" not in module and ".mlp.2" not in module
-            else "merger." + ".".join(module.split(".")[-2:])
-        )
-        stem = "base_model.model." + _in_memory(module)
+        modules.add(_ending(module))
+        stem = "base_model.model." + in_memory(module)
         tensors[f"{stem}.lora_A.weight"] = _draw(rng, (rank, wanted[1]), 1.0)
         tensors[f"{stem}.lora_B.weight"] = _draw(rng, (wanted[0], rank), 0.2)
     defaults = {
@@ -140,11 +136,10 @@ def make_lora(
     return folder
 
 
-def _in_memory(module: str) -> str:
-    """The spelling ``transformers`` 5 uses for a module in memory, and so PEFT in its files."""
-    if module.startswith("visual."):
-        return "model." + module
-    return "model.language_model." + module.removeprefix("model.")
+def _ending(module: str) -> str:
+    """As much of a module's name as ``target_modules`` needs: ``proj`` alone would hit the patch embedding too."""
+    parts = module.split(".")
+    return ".".join(parts[-{"proj": 2, "0": 3, "2": 3}.get(parts[-1], 1) :])
 
 
 def _draw(rng: np.random.Generator, shape: tuple[int, ...], gain: float) -> Array:
@@ -211,7 +206,8 @@ def _write_tokenizer(folder: Path, vocab: int) -> None:
         "tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False, "add_prefix_space": False, "bos_token": None,
         "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None, "model_max_length": 131072,
         "clean_up_tokenization_spaces": False, "errors": "replace", "split_special_tokens": False,
-        "additional_special_tokens": list(SPECIAL_TOKENS[1:]), "added_tokens_decoder": {str(i): t for i, t in sorted(added.items())},
+        "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
+        "added_tokens_decoder": {str(i): t for i, t in sorted(added.items())},
     })  # fmt: skip
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8", newline="\n")
 
@@ -240,7 +236,8 @@ def _write_settings(folder: Path, size: Size, dtype: np.dtype[np.generic]) -> No
         },
     })  # fmt: skip
     _write_json(folder / "generation_config.json", {
-        "do_sample": False, "eos_token_id": [tokens["<|im_end|>"], tokens["<|endoftext|>"]], "pad_token_id": tokens["<|endoftext|>"],
+        "do_sample": False, "eos_token_id": [tokens["<|im_end|>"], tokens["<|endoftext|>"]],
+        "pad_token_id": tokens["<|endoftext|>"],
     })  # fmt: skip
     _write_json(folder / "preprocessor_config.json", {
         "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor", "min_pixels": 3136,

@@ -69,7 +69,7 @@ def read_processor_config(folder: Path) -> ProcessorConfig:
     """
     path, raw = _settings(folder)
     for setting, allowed in _IMPLEMENTED.items():
-        if raw.get(setting) is not None and raw[setting] not in allowed:
+        if setting in raw and raw[setting] not in allowed:
             raise CheckpointError(
                 f"{path}: {setting} is {raw[setting]!r}, which skinedge does not implement (it knows {allowed[0]!r})."
             )
@@ -175,7 +175,7 @@ def _pixel_bounds(raw: Mapping[str, Any], path: Path) -> tuple[int, int]:
 
 
 def _number(raw: Mapping[str, Any], setting: str, default: float, path: Path) -> int | float:
-    value = default if raw.get(setting) is None else raw[setting]
+    value = raw.get(setting, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise CheckpointError(f"{path}: {setting} is {value!r} and must be a number above 0.")
     return value
@@ -191,7 +191,7 @@ def _whole(raw: Mapping[str, Any], setting: str, default: int, path: Path) -> in
 def _per_channel(
     raw: Mapping[str, Any], setting: str, default: tuple[float, float, float], path: Path
 ) -> tuple[float, float, float]:
-    value = default if raw.get(setting) is None else raw[setting]
+    value = raw.get(setting, default)
     if not isinstance(value, list | tuple) or len(value) != 3:
         raise CheckpointError(f"{path}: {setting} is {value!r} and must be three numbers, for red, green and blue.")
     red, green, blue = (float(_number({setting: v}, setting, 0, path)) for v in value)

@@ -11,7 +11,7 @@ name.  ``<think>`` and ``<answer>`` are no special tokens, and prompts may speak
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +24,7 @@ from skinedge.model.config import ModelConfig, read_json
 from skinedge.runtime.positions import mrope_positions
 from skinedge.runtime.session import Grid, Int64, Prompt
 from skinedge.runtime.template import ChatMessage, ChatTemplate
+from skinedge.runtime.text import TextStream
 
 Role = Literal["system", "user", "assistant"]
 
@@ -66,10 +67,8 @@ class PromptBuilder:
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, config: ModelConfig, where: str) -> None:
         tokenizer.no_truncation()  # a training run may have left either in tokenizer.json
         tokenizer.no_padding()
-        image_token = tokenizer.id_to_token(config.image_token_id)
-        for token_id in (config.image_token_id, *config.eos_token_ids):
-            if image_token is None or tokenizer.id_to_token(token_id) is None:
-                raise CheckpointError(f"{where}: the tokenizer has no token {token_id}, which the configuration refers to.")
+        for token_id in config.eos_token_ids:
+            _known_token(tokenizer, token_id, where)
         if tokenizer.get_vocab_size() > config.text.vocab_size:
             raise CheckpointError(
                 f"{where}: the tokenizer has {tokenizer.get_vocab_size()} tokens and the model {config.text.vocab_size}."
@@ -78,7 +77,7 @@ class PromptBuilder:
         self._tokenizer = tokenizer
         self._template = template
         self._config = config
-        self._image_token = image_token
+        self._image_token = _known_token(tokenizer, config.image_token_id, where)
         self._special = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
 
     @classmethod
@@ -166,39 +165,6 @@ class PromptBuilder:
             )
 
 
-class TextStream:
-    """Turns tokens into text as they come, never half a character.
-
-    What ``push`` and ``finish`` return, joined, is what ``decode`` gives for all tokens at once: text is given
-    out once no later token can change it, and only an unfinished character at the end can still change.
-    """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode = decode
-        self._pending: list[int] = []  # tokens since the last point between two characters
-        self._given = 0  # characters of theirs that were given out
-
-    def push(self, token_id: int) -> str:
-        """The text that ``token_id`` completes; often empty."""
-        self._pending.append(token_id)
-        text = self._decode(self._pending)
-        if text.endswith("\ufffd"):  # stands for the bytes of an unfinished character, or for a wrong byte
-            new = text[self._given : -1]
-            self._given = len(text) - 1
-            return new
-        return self._release(text)
-
-    def finish(self) -> str:
-        """What is left when no more tokens come."""
-        return self._release(self._decode(self._pending))
-
-    def _release(self, text: str) -> str:
-        new = text[self._given :]
-        self._pending.clear()
-        self._given = 0
-        return new
-
-
 def _runs(message: Message) -> list[str]:
     """The texts of a message, those without an image between them joined."""
     if isinstance(message.content, str):
@@ -212,6 +178,13 @@ def _as_chat(message: Message) -> ChatMessage:
         return {"role": message.role, "content": message.content}
     parts = [{"type": "text", "text": p.text} if isinstance(p, TextPart) else {"type": "image"} for p in message.content]
     return {"role": message.role, "content": parts}
+
+
+def _known_token(tokenizer: Tokenizer, token_id: int, where: str) -> str:
+    token = tokenizer.id_to_token(token_id)
+    if token is None:
+        raise CheckpointError(f"{where}: the tokenizer has no token {token_id}, which the configuration refers to.")
+    return token
 
 
 def _read_tokenizer(path: Path, settings: Mapping[str, Any]) -> Tokenizer:

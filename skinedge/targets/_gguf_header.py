@@ -14,6 +14,7 @@ from typing import Any
 from skinedge.errors import TargetError
 from skinedge.model.config import ModelConfig, read_json
 from skinedge.model.tiny import QWEN2_PATTERN
+from skinedge.runtime.image import read_processor_config
 from skinedge.targets._gguf_tensors import Stored, import_gguf
 from skinedge.weights.stream import align
 
@@ -33,11 +34,11 @@ def text_header(folder: Path, config: ModelConfig, file_type: int, tensors: Sequ
     gguf, text = import_gguf(), config.text
     if text.num_heads * text.head_dim != text.hidden_size:
         raise TargetError(
-            f"llama.cpp needs heads x head size to be the hidden size, and {text.num_heads} x {text.head_dim} is not {text.hidden_size}.",
+            f"llama.cpp would make the {text.num_heads} heads {text.hidden_size // text.num_heads} wide, not {text.head_dim}.",
             hint="Export it with --target onnx.",
         )
     writer = gguf.GGUFWriter(None, "qwen2vl")
-    _general(writer, "model", file_type, sum(_size(t) for t in tensors))
+    _general(writer, "model", file_type, sum(t.size for t in tensors))
     writer.add_block_count(text.num_layers)
     writer.add_context_length(text.max_position_embeddings)
     writer.add_embedding_length(text.hidden_size)
@@ -55,14 +56,14 @@ def vision_header(folder: Path, config: ModelConfig, file_type: int, tensors: Se
     """Everything before the data of ``mmproj.gguf``.
 
     Raises:
-        CheckpointError: the image processor's settings are missing.
+        CheckpointError: the image processor's settings are missing or not implemented.
         TargetError: a vision tower that llama.cpp does not compute.
     """
     gguf, vision = import_gguf(), config.vision
     period = _attention_period(config)
-    mean, std = _normalisation(folder)
+    processor = read_processor_config(folder)
     writer = gguf.GGUFWriter(None, "clip")
-    _general(writer, "mmproj", file_type, sum(_size(t) for t in tensors))
+    _general(writer, "mmproj", file_type, sum(t.size for t in tensors))
     writer.add_clip_has_vision_encoder(True)
     writer.add_vision_projection_dim(config.text.hidden_size)
     writer.add_vision_image_size(IMAGE_SIZE)
@@ -71,8 +72,8 @@ def vision_header(folder: Path, config: ModelConfig, file_type: int, tensors: Se
     writer.add_vision_feed_forward_length(vision.intermediate_size)
     writer.add_vision_block_count(vision.depth)
     writer.add_vision_head_count(vision.num_heads)
-    writer.add_vision_image_mean(mean)
-    writer.add_vision_image_std(std)
+    writer.add_vision_image_mean(list(processor.image_mean))
+    writer.add_vision_image_std(list(processor.image_std))
     writer.add_clip_projector_type(gguf.VisionProjectorType.QWEN25VL)
     writer.add_vision_use_silu(True)
     writer.add_vision_n_wa_pattern(period)
@@ -87,10 +88,6 @@ def _general(writer: Any, kind: str, file_type: int, parameters: int) -> None:
     writer.add_size_label(gguf.size_label(parameters, parameters, 0, 0))
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-
-
-def _size(stored: Stored) -> int:
-    return stored.nbytes // stored.kind.block_bytes * stored.kind.block
 
 
 def _attention_period(config: ModelConfig) -> int:
@@ -108,26 +105,13 @@ def _attention_period(config: ModelConfig) -> int:
     return period
 
 
-def _normalisation(folder: Path) -> tuple[list[float], list[float]]:
-    """Mean and spread of the image processor, from either file that holds them."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        path = folder / "processor_config.json"
-    settings = read_json(path, "the image processor's settings")
-    settings = settings.get("image_processor", settings)
-    try:
-        return [float(v) for v in settings["image_mean"]], [float(v) for v in settings["image_std"]]
-    except (KeyError, TypeError, ValueError) as e:
-        raise TargetError(f"{path}: image_mean and image_std are missing or not numbers.") from e
-
-
 def _tokenizer(writer: Any, folder: Path, vocab_size: int) -> None:
     gguf = import_gguf()
     settings = read_json(folder / "tokenizer.json", "the tokenizer")
     patterns = [s["pattern"].get("Regex") for s in _steps(settings.get("pre_tokenizer")) if s.get("type") == "Split"]
     if patterns != [QWEN2_PATTERN]:
         raise TargetError(
-            f"{folder / 'tokenizer.json'}: text is split by {patterns}, which is not Qwen2's rule, and llama.cpp would split otherwise.",
+            f"{folder / 'tokenizer.json'}: text is split by {patterns}, and llama.cpp would split it by Qwen2's rule.",
             hint="Use the tokenizer of the base model.",
         )
     tokens, kinds = _tokens(settings, vocab_size, folder)

@@ -22,7 +22,7 @@ from skinedge.model.names import HEAD, expected_shapes
 from skinedge.quantize._ggml import TYPES, GgmlType, quantize
 from skinedge.quantize._llama_mix import Mix
 from skinedge.weights.cast import FLOATS, cast
-from skinedge.weights.source import ALL, F16, F32, Array, TensorSource, TensorSpec, row_blocks
+from skinedge.weights.source import F16, F32, Array, TensorSource, TensorSpec, row_blocks
 from skinedge.weights.stream import Part, Payload
 
 PATCH_EMBEDDING = "visual.patch_embed.proj.weight"
@@ -33,7 +33,7 @@ Names: TypeAlias = Callable[[str], str]  # canonical name -> name in GGUF
 class Stored:
     """One tensor of a GGUF file.
 
-    ``rows`` are those of ``source`` that it holds (``visual.*.qkv`` is stored as three tensors); ``frame`` is
+    ``first_row`` is where its rows begin in ``source`` (``visual.*.qkv`` is stored as three tensors); ``frame`` is
     the half of a patch embedding, whose two frames llama.cpp keeps apart; ``half`` asks for the rounding
     through 16-bit floats.
     """
@@ -42,9 +42,14 @@ class Stored:
     source: str
     shape: tuple[int, ...]
     kind: GgmlType
-    rows: slice = ALL
+    first_row: int = 0
     frame: int | None = None
     half: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -53,9 +58,9 @@ class Stored:
 
     def payload(self, weights: TensorSource) -> Payload:
         """The bytes to come."""
-        start = self.rows.start or 0
+        first = self.first_row
         blocks = row_blocks(TensorSpec(self.name, self.shape, F32))
-        parts: list[Part] = [functools.partial(self._block, weights, slice(start + b.start, start + b.stop)) for b in blocks]
+        parts: list[Part] = [functools.partial(self._block, weights, slice(first + b.start, first + b.stop)) for b in blocks]
         return Payload(self.name, self.nbytes, parts)
 
     def _block(self, weights: TensorSource, rows: slice) -> Array:
@@ -111,7 +116,7 @@ def _split(names: Names, source: str, shape: tuple[int, ...], kind: GgmlType) ->
         return
     third = shape[0] // 3
     for i, part in enumerate("qkv"):
-        yield Stored(names(source.replace("qkv", part)), source, (third, *shape[1:]), kind, slice(i * third, (i + 1) * third))
+        yield Stored(names(source.replace("qkv", part)), source, (third, *shape[1:]), kind, i * third)
 
 
 def _name_map(architecture: str, layers: int) -> Names:

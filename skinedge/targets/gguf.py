@@ -8,24 +8,27 @@ graph ends at ``shift`` and the session multiplies it with the GGUF's own ``outp
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skinedge import registry
 from skinedge.errors import UsageError
+from skinedge.graph.adapter import build_adapter
+from skinedge.graph.builder import Graph, require_onnx
+from skinedge.graph.files import lay_out, write_graphs
+from skinedge.model.adapter import BranchOutput
 from skinedge.quantize._llama_mix import Mix
 from skinedge.targets._contract import Applied, ExportOptions, ExportPlan, OpenOptions, Written
 from skinedge.targets._gguf_header import ALIGNMENT, text_header, vision_header
-from skinedge.targets._gguf_tensors import Stored, import_gguf, text_tensors, vision_tensors
+from skinedge.targets._gguf_tensors import Stored, text_tensors, vision_tensors
 from skinedge.weights.source import BLOCK_BYTES
 from skinedge.weights.stream import HashingFile, Progress, align, write_payloads
 
 if TYPE_CHECKING:
     from skinedge.manifest import Manifest
-    from skinedge.runtime.llama import LlamaSession
-    from skinedge.runtime.session import Session
+    from skinedge.runtime.llama import Branch
+    from skinedge.runtime.session import Float32, Session
     from skinedge.weights.checkpoint import Checkpoint
 
 SCHEMES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs")
@@ -64,7 +67,7 @@ def plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     files = {file.name: file.nbytes for file in _files(checkpoint, options)}
     # A part in flight: the block read, merged (in float64 where a LoRA is), rounded and quantized.
     in_flight = 1 + (options.workers or os.cpu_count() or 1)
-    return ExportPlan(files | _adapter_sizes(checkpoint), memory=(128 << 20) + 4 * BLOCK_BYTES * in_flight)
+    return ExportPlan(files | lay_out(_adapter(checkpoint)).sizes, memory=(128 << 20) + 4 * BLOCK_BYTES * in_flight)
 
 
 def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress: Progress) -> Written:
@@ -77,22 +80,24 @@ def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress
     """
     files = _files(checkpoint, options)
     digests = {file.name: _write(file, checkpoint, options, folder, progress) for file in files}
-    digests |= _write_adapter(checkpoint, folder, progress)
-    stored = [tensor for file in files for tensor in file.tensors]
-    details = {"gguf": import_gguf_version(), "vision": _vision_scheme(options)}
-    return Written({t.source: Applied(t.kind.name, t.kind.bits) for t in stored}, digests, details)
+    digests |= write_graphs(folder, _adapter(checkpoint), progress, options.workers)
+    applied = {t.name: Applied(t.kind.name, t.kind.bits, t.size) for file in files for t in file.tensors}
+    if checkpoint.side_branch:
+        branch = checkpoint.side_branch.source
+        applied |= {name: Applied("f32", 32.0, branch.spec(name).size) for name in branch.names()}
+    return Written(applied, digests, {"vision": _vision_scheme(options)})
 
 
 def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Session:
     """Open the bundle with llama.cpp, in this process."""
-    from skinedge.runtime.llama import LlamaSession
+    from skinedge.runtime.llama import CAREFUL, EXACT, FAST, LlamaSession
 
     return LlamaSession(
         folder / TEXT_FILE,
         folder / VISION_FILE,
         manifest.architecture.config(),
         branch=_branch(folder, manifest, options),
-        exact=manifest.scheme.asked == "f32",
+        arithmetic={"f32": EXACT, "f16": CAREFUL, "bf16": CAREFUL}.get(manifest.scheme.asked, FAST),
         threads=options.threads,
         context=options.context,
         device=options.device,
@@ -142,3 +147,26 @@ def _write(file: _File, checkpoint: Checkpoint, options: ExportOptions, folder: 
         write_payloads(out, placed, progress, options.workers)
         out.pad_to(file.nbytes)
     return out.hexdigest()
+
+
+def _adapter(checkpoint: Checkpoint) -> list[Graph]:
+    """The side branch as a graph that ends at ``shift``, if there is one."""
+    if checkpoint.side_branch is None:
+        return []
+    require_onnx()
+    return [build_adapter(checkpoint.side_branch)]
+
+
+def _branch(folder: Path, manifest: Manifest, options: OpenOptions) -> Branch | None:
+    """The side branch as a function of an image's patch rows."""
+    if manifest.architecture.side_branch is None:
+        return None
+    from skinedge.runtime.ort import open_graph
+
+    graph = open_graph(folder / ADAPTER_FILE, options.threads, options.device)
+
+    def run(patches: Float32) -> BranchOutput:
+        shift, skin, embedding = graph.run(["shift", "skin", "embedding"], {"pixel_values": patches})
+        return BranchOutput(shift[0], skin[0], embedding[0])
+
+    return run

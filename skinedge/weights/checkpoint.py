@@ -16,17 +16,27 @@ from pathlib import Path
 import numpy as np
 
 from skinedge.errors import AdapterError, CheckpointError
-from skinedge.model.adapter import AdapterShape, infer_shape, is_side_branch
-from skinedge.model.config import ModelConfig, read_config, read_json
+from skinedge.model.adapter import AdapterShape, infer_shape, released_name
+from skinedge.model.config import ModelConfig, read_config
 from skinedge.model.names import EMBEDDING, HEAD, canonical, expected_shapes
 from skinedge.weights.ledger import Ledger
 from skinedge.weights.lora import CONFIG_FILE as LORA_CONFIG
+from skinedge.weights.lora import WEIGHTS_FILE as LORA_WEIGHTS
 from skinedge.weights.lora import Lora, LoraSource, open_lora
-from skinedge.weights.safetensors import SafetensorsFile
-from skinedge.weights.source import ALL, F32, Array, Float32, RenamedSource, TensorSource, TensorSpec, row_blocks, tensor
-
-INDEX_FILE = "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+from skinedge.weights.shards import Shards
+from skinedge.weights.source import (
+    ALL,
+    BF16,
+    F16,
+    F32,
+    Array,
+    Float32,
+    RenamedSource,
+    TensorSource,
+    TensorSpec,
+    row_blocks,
+    tensor,
+)
 
 
 @dataclass(frozen=True)
@@ -72,27 +82,23 @@ def open_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
         AdapterError: an adapter does not fit.
     """
     config = read_config(folder)
-    stored = _Shards(folder)
+    stored = Shards(folder)
     ledger = Ledger()
     backbone, branch = _split(stored, folder)
     _check_backbone(config, stored, backbone, folder)
     weights: TensorSource = RenamedSource(stored, backbone)
+    side = _side_branch(config, RenamedSource(stored, branch), folder, ledger) if branch else None
     loras = []
     for path in adapters:
-        if (path / LORA_CONFIG).exists():
-            lora = open_lora(path)
-            _refuse_tied_head(config, lora)
-            weights = LoraSource(weights, lora, ledger)
-            loras.append(lora)
-        elif branch:
-            raise AdapterError(f"{path}: the checkpoint {folder} already has a side branch.", hint="Leave this --adapter out.")
-        else:
-            stored_branch = _Shards(path)
-            strangers, branch = _split(stored_branch, path)
-            if strangers:
-                raise AdapterError(f"{path}: tensor '{next(iter(strangers))}' belongs to no adapter skinedge knows.")
-            stored = stored_branch
-    side = _side_branch(config, RenamedSource(stored, branch), folder, ledger) if branch else None
+        found = _open_adapter(path)
+        if found.lora:
+            _refuse_tied_head(config, found.lora)
+            weights = LoraSource(weights, found.lora, ledger)
+            loras.append(found.lora)
+        if found.branch and side:
+            raise AdapterError(f"{path}: there is already a side branch.", hint="Leave this --adapter out.")
+        if found.branch:
+            side = _side_branch(config, found.branch, path, ledger)
     if config.text.tie_word_embeddings:
         weights = RenamedSource(weights, {n: n for n in weights.names()} | {HEAD: EMBEDDING})
     return Checkpoint(folder, tuple(adapters), config, FiniteSource(weights), backbone, side, tuple(loras), ledger)
@@ -144,91 +150,53 @@ def checkpoint_digest(folder: Path, adapters: Sequence[Path] = ()) -> str:
     return total.hexdigest()
 
 
-class _Shards:
-    """Every tensor of a folder's (or one file's) safetensors, under the names stored there."""
+@dataclass(frozen=True)
+class _Adapter:
+    """What one ``--adapter`` holds."""
 
-    def __init__(self, path: Path) -> None:
-        self._home: dict[str, SafetensorsFile] = {}
-        for file in map(SafetensorsFile, _shard_paths(path)):
-            for name in file.names():
-                if name in self._home:
-                    raise CheckpointError(f"{file.path}: tensor '{name}' is also in {self._home[name].path.name}.")
-                self._home[name] = file
-        if (path / INDEX_FILE).is_file():
-            listed: dict[str, str] = read_json(path / INDEX_FILE, "the list of shards")["weight_map"]
-            for name in listed:
-                if name not in self._home:
-                    raise CheckpointError(f"{path / listed[name]}: tensor '{name}' is listed in {INDEX_FILE} and not there.")
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._home)
-
-    def spec(self, name: str) -> TensorSpec:
-        return self._home[name].spec(name)
-
-    def read(self, name: str, rows: slice = ALL, cols: slice = ALL) -> Array:
-        return self._home[name].read(name, rows, cols)
+    lora: Lora | None
+    branch: TensorSource | None
 
 
-def _shard_paths(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: no such folder or file.", hint="Give the folder that holds config.json.")
-    if (path / INDEX_FILE).is_file():
-        weight_map = read_json(path / INDEX_FILE, "the list of shards").get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{path / INDEX_FILE}: it has no 'weight_map'.")
-        shards = [path / name for name in sorted(set(weight_map.values()))]
-        for shard in shards:
-            if shard.resolve().parent != path.resolve():
-                raise CheckpointError(f"{path / INDEX_FILE}: shard '{shard.name}' lies outside the folder.")
-            if not shard.is_file():
-                raise CheckpointError(
-                    f"{shard} is missing: {INDEX_FILE} lists {len(shards)} shards.",
-                    hint="Copy the missing shard next to the others.",
-                )
-        return shards
-    shards = sorted(path.glob("*.safetensors"))
-    if not shards:
-        pickles = [p.name for pattern in _PICKLES for p in sorted(path.glob(pattern))]
-        if pickles:
-            raise CheckpointError(
-                f"{path / pickles[0]} is a pickle file, which can run code when it is opened; skinedge reads safetensors only.",
-                hint="Convert it where it was made: model.save_pretrained(folder, safe_serialization=True).",
+def _open_adapter(path: Path) -> _Adapter:
+    lora = open_lora(path) if (path / LORA_CONFIG).is_file() else None
+    files = Shards(path)
+    others, branch = _split(files, path)
+    for name in others.values():
+        if not lora or files.file(name).name != LORA_WEIGHTS:
+            raise AdapterError(
+                f"{path}: tensor '{name}' belongs to no adapter skinedge knows.",
+                hint=f"A LoRA folder has {LORA_CONFIG} and {LORA_WEIGHTS}; a side branch has tensors like 'distill_head.*'.",
             )
-        raise CheckpointError(f"{path}: there is no .safetensors file in it.", hint="Give the folder that holds the weights.")
-    return shards
+    return _Adapter(lora, RenamedSource(files, branch) if branch else None)
 
 
-def _split(stored: _Shards, where: Path) -> tuple[dict[str, str], dict[str, str]]:
+def _split(stored: Shards, where: Path) -> tuple[dict[str, str], dict[str, str]]:
     """(backbone, side branch) as canonical name -> stored name."""
     backbone: dict[str, str] = {}
     branch: dict[str, str] = {}
     for name in stored.names():
-        plain = canonical(name.removeprefix("base_model.model."))
-        bare = plain.removeprefix("model.")
-        key, part = (bare, branch) if is_side_branch(bare) else (plain, backbone)
+        side = released_name(name)
+        key, part = (side, branch) if side else (canonical(name.removeprefix("base_model.model.")), backbone)
         if key in part:
             raise CheckpointError(f"{where}: tensors '{part[key]}' and '{name}' are the same tensor in two spellings.")
         part[key] = name
     return backbone, branch
 
 
-def _check_backbone(config: ModelConfig, stored: _Shards, backbone: dict[str, str], folder: Path) -> None:
+def _check_backbone(config: ModelConfig, stored: Shards, backbone: dict[str, str], folder: Path) -> None:
     expected = expected_shapes(config)
-    if config.text.tie_word_embeddings and HEAD in backbone:
+    if config.text.tie_word_embeddings and HEAD in backbone and EMBEDDING in backbone:
         _drop_tied_copy(stored, backbone, folder)
     for name, shape in expected.items():
         if name not in backbone:
             raise CheckpointError(
                 f"{folder}: tensor '{name}' is missing.", hint="The checkpoint is incomplete, or config.json is not its own."
             )
-        found = stored.spec(backbone[name]).shape
-        if found != shape:
-            raise CheckpointError(f"{folder}: tensor '{name}' has shape {found} where config.json implies {shape}.")
-        if stored.spec(backbone[name]).dtype.kind not in "fV":
-            raise CheckpointError(f"{folder}: tensor '{name}' holds {stored.spec(backbone[name]).dtype}, not floating point.")
+        spec = stored.spec(backbone[name])
+        if spec.shape != shape:
+            raise CheckpointError(f"{folder}: tensor '{name}' has shape {spec.shape} where config.json implies {shape}.")
+        _require_float(spec, folder)
     for name, spelling in backbone.items():
         if name not in expected:
             raise CheckpointError(
@@ -237,25 +205,35 @@ def _check_backbone(config: ModelConfig, stored: _Shards, backbone: dict[str, st
             )
 
 
-def _drop_tied_copy(stored: _Shards, backbone: dict[str, str], folder: Path) -> None:
+def _drop_tied_copy(stored: Shards, backbone: dict[str, str], folder: Path) -> None:
     for rows in row_blocks(stored.spec(backbone[EMBEDDING])):
         if not np.array_equal(stored.read(backbone[HEAD], rows), stored.read(backbone[EMBEDDING], rows)):
             raise CheckpointError(f"{folder}: config.json ties lm_head to the embedding and the two differ.")
     del backbone[HEAD]
 
 
+def _require_float(spec: TensorSpec, where: Path) -> None:
+    if spec.dtype not in (F32, F16, BF16):
+        raise CheckpointError(
+            f"{where}: tensor '{spec.name}' holds {spec.dtype}, and skinedge starts from 16- or 32-bit floats.",
+            hint="Save the model in bfloat16 or float32 where it was trained.",
+        )
+
+
 def _refuse_tied_head(config: ModelConfig, lora: Lora) -> None:
-    if config.text.tie_word_embeddings and (HEAD in lora.updates or HEAD in lora.replacements):
+    adapted = {HEAD, EMBEDDING} & {*lora.updates, *lora.replacements}
+    if config.text.tie_word_embeddings and adapted:
         raise AdapterError(
-            f"{lora.path}: it adapts lm_head, which this model ties to the embedding.",
+            f"{lora.path}: it adapts {adapted.pop()}, and this model ties lm_head to the embedding: one would change the other.",
             hint="Untie them (tie_word_embeddings: false, with a copy of the embedding as lm_head.weight) and export again.",
         )
 
 
-def _side_branch(config: ModelConfig, source: RenamedSource, folder: Path, ledger: Ledger) -> SideBranch:
+def _side_branch(config: ModelConfig, source: TensorSource, where: Path, ledger: Ledger) -> SideBranch:
     found = {name: source.spec(name).shape for name in source.names()}
-    shape = infer_shape(found, hidden=config.text.hidden_size, patch_values=config.vision.patch_values, where=str(folder))
+    shape = infer_shape(found, hidden=config.text.hidden_size, patch_values=config.vision.patch_values, where=str(where))
     for name in found:
+        _require_float(source.spec(name), where)
         ledger.enter(name, "adapter graph")
     return SideBranch(shape, FiniteSource(source))
 

@@ -1,66 +1,69 @@
 """PEFT LoRA, merged while it is read: ``W + s * B A``, block by block, rounded once to W's own type.
 
-The arithmetic is PEFT's ``merge_and_unload`` (delta in float32, added to the weight, rounded to the
-weight's type) so that merging first and exporting later gives the same bytes as exporting with the
-adapter.  The small product is taken in float64 and rounded to float32: then a block's values do not
-depend on where the blocks were cut.  See ``docs/decisions/0004-merge-arithmetic.md``.
-
-Whatever PEFT can express and a merge cannot (or we do not) is refused by its own name.
+The arithmetic is that of PEFT's ``merge_and_unload``, to the bit: the product and the scaling in float32,
+added in float32, rounded to the weight's type.  The product's additions are done in one fixed order (see
+``_product``), so a value depends neither on where the blocks were cut nor on the machine, and merging
+first and exporting later gives the same bytes as exporting with the adapter.
+See ``docs/decisions/0004-merge-arithmetic.md``.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from skinedge.errors import AdapterError, CheckpointError
-from skinedge.model.config import read_json
+from skinedge.model.adapter import released_name
 from skinedge.model.names import canonical
 from skinedge.weights.ledger import Ledger
+from skinedge.weights.lora_settings import CONFIG_FILE, LoraSettings, read_settings
 from skinedge.weights.safetensors import SafetensorsFile
-from skinedge.weights.source import ALL, F32, Array, TensorSource, TensorSpec
+from skinedge.weights.source import ALL, F32, Array, Float32, TensorSource, TensorSpec
 
-CONFIG_FILE = "adapter_config.json"
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "Lora", "LoraSource", "LowRank", "Replacement", "open_lora"]
+
 WEIGHTS_FILE = "adapter_model.safetensors"
-
-# setting -> why it cannot be merged; anything else truthy that changes the weights must be added here
-_REFUSED = {
-    "use_dora": "DoRA rescales each output by a learned magnitude",
-    "fan_in_fan_out": "the weights are stored transposed",
-    "layer_replication": "it adds layers to the model",
-    "target_parameters": "it targets bare parameters, not linear layers",
-    "trainable_token_indices": "it trains single embedding rows",
-    "alora_invocation_tokens": "it is active only after its invocation tokens",
-    "use_qalora": "its A matrix is pooled",
-    "lora_bias": "its B matrix carries a bias",
-    "use_bdlora": "its factors are block-diagonal",
-}
+_OTHER_SIZE = "This adapter belongs to a model of another size."
+_PRODUCT_ROWS = 32
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """One low-rank update ``scale * b @ a`` of a matrix view, with the file's own tensor names."""
+    """One update ``scale * b @ a`` of a matrix view; ``a`` and ``b`` lie in the mapped file."""
 
-    a: npt.NDArray[np.float64]  # [rank, cols]
-    b: npt.NDArray[np.float64]  # [rows, rank]
+    a: Array  # [rank, cols]
+    b: Array  # [rows, rank]
     scale: float
-    tensors: tuple[str, str]
+    tensors: tuple[str, str]  # their names in the file
+
+    def delta(self, rows: slice, cols: slice) -> Float32:
+        """The block ``[rows, cols]`` of the update."""
+        result: Float32 = _product(self.b[rows], self.a[:, cols]) * np.float32(self.scale)
+        return result
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A whole tensor that the adapter brings along (``modules_to_save``, a trained bias)."""
+
+    values: Array
+    tensor: str  # its name in the file
+    # PEFT writes the frozen weight below a targeted embedding or head into the file: no adapter tensor.
+    copy_of_base: bool
 
 
 @dataclass(frozen=True)
 class Lora:
-    """What an adapter folder says: updates and whole replacements, by canonical weight name."""
+    """What an adapter folder says, by canonical weight name."""
 
     path: Path
     updates: Mapping[str, LowRank]
-    replacements: Mapping[str, tuple[Array, str]]  # canonical name -> values, file's tensor name
+    replacements: Mapping[str, Replacement]
+    trains_biases: bool
 
     @property
     def rank(self) -> int:
@@ -69,14 +72,13 @@ class Lora:
 
 
 def open_lora(folder: Path) -> Lora:
-    """Read a PEFT LoRA folder.
+    """Read a PEFT LoRA folder.  Tensors of the side branch in it are left to ``open_checkpoint``.
 
     Raises:
         CheckpointError: a file is missing or damaged.
         AdapterError: not a LoRA, or one that uses a feature that cannot be merged.
     """
-    settings = read_json(folder / CONFIG_FILE, "the adapter's settings")
-    _refuse_unmergeable(folder, settings)
+    settings = read_settings(folder)
     if not (folder / WEIGHTS_FILE).exists():
         raise CheckpointError(
             f"{folder / WEIGHTS_FILE} is missing.",
@@ -84,31 +86,33 @@ def open_lora(folder: Path) -> Lora:
         )
     file = SafetensorsFile(folder / WEIGHTS_FILE)
     updates: dict[str, LowRank] = {}
-    replacements: dict[str, tuple[Array, str]] = {}
+    replacements: dict[str, Replacement] = {}
     for name in file.names():
         match _role(name):
             case "A", module:
-                updates[_weight(module)] = _linear_update(file, name, _settings_scale(settings, module))
+                updates[f"{module}.weight"] = _linear_update(file, name, module, settings)
             case "E", module:
-                updates[_weight(module)] = _embedding_update(file, name, _settings_scale(settings, module))
-            case "B", _:
-                pass  # read together with its A
+                updates[f"{module}.weight"] = _embedding_update(file, name, module, settings)
             case "=", target:
-                replacements[target] = (file.read(name).reshape(file.spec(name).shape), name)
-            case _:
+                values = _finite(file, name).reshape(file.spec(name).shape)
+                replacements[target] = Replacement(values, name, name.endswith(".base_layer.weight"))
+            case "?", _:
                 raise AdapterError(f"{folder}: tensor '{name}' is of a kind skinedge does not know.")
-    used = {t for u in updates.values() for t in u.tensors} | {t for _, t in replacements.values()}
+            case _:  # a B matrix is read together with its A
+                pass
+    used = {t for u in updates.values() for t in u.tensors} | {r.tensor for r in replacements.values()}
     for name in file.names():
-        if name not in used:
+        if name not in used and not released_name(name):
             raise AdapterError(f"{folder}: tensor '{name}' has no counterpart in the file.")
-    return Lora(folder, updates, replacements)
+    return Lora(folder, updates, replacements, settings.trains_biases)
 
 
 class LoraSource:
     """``base`` with a LoRA merged in; the stored types stay those of ``base``.
 
     Raises:
-        AdapterError: the adapter names a weight that ``base`` has not, or one of another shape.
+        AdapterError: the adapter names a weight that ``base`` has not, or one of another shape, or lacks
+            the biases it says it trained.
     """
 
     def __init__(self, base: TensorSource, lora: Lora, ledger: Ledger) -> None:
@@ -121,18 +125,20 @@ class LoraSource:
                 raise AdapterError(
                     f"{lora.path}: '{update.tensors[0]}' is made for a {found[0]}x{found[1]} weight and "
                     f"'{target}' is {wanted[0]}x{wanted[1]}.",
-                    hint="This adapter belongs to a model of another size.",
+                    hint=_OTHER_SIZE,
                 )
             for name in update.tensors:
-                ledger.enter(name, target)
-        for target, (values, name) in lora.replacements.items():
-            spec = _target(base, known, lora.path, target, name)
-            if values.shape != spec.shape:
+                ledger.enter(self._entry(name), target)
+        for target, new in lora.replacements.items():
+            spec = _target(base, known, lora.path, target, new.tensor)
+            if new.values.shape != spec.shape:
                 raise AdapterError(
-                    f"{lora.path}: '{name}' has shape {values.shape} and '{target}' has {spec.shape}.",
-                    hint="This adapter belongs to a model of another size.",
+                    f"{lora.path}: '{new.tensor}' has shape {new.values.shape} and '{target}' has {spec.shape}.", hint=_OTHER_SIZE
                 )
-            ledger.enter(name, target)
+            if not new.copy_of_base:
+                ledger.enter(self._entry(new.tensor), target)
+        if lora.trains_biases:
+            _require_biases(lora, known)
 
     def names(self) -> tuple[str, ...]:
         return self._base.names()
@@ -141,36 +147,51 @@ class LoraSource:
         return self._base.spec(name)
 
     def read(self, name: str, rows: slice = ALL, cols: slice = ALL) -> Array:
-        before = self._base.read(name, rows, cols)
-        after, tensors = before, tuple[str, ...]()
-        if name in self._lora.replacements:
-            values, tensor = self._lora.replacements[name]
-            spec = self._base.spec(name)
-            after = values.reshape(spec.rows, spec.cols)[rows, cols].astype(spec.dtype)
-            tensors += (tensor,)
+        block = self._base.read(name, rows, cols)
+        spec = self._base.spec(name)
+        if new := self._lora.replacements.get(name):
+            values = new.values.reshape(spec.rows, spec.cols)[rows, cols].astype(spec.dtype)
+            block = self._prove((new.tensor,), block, values)
         if update := self._lora.updates.get(name):
-            delta = ((update.b[rows] @ update.a[:, cols]) * update.scale).astype(F32)
-            after = (after.astype(F32) + delta).astype(before.dtype)
-            tensors += update.tensors
-        if not self._ledger.proved.issuperset(tensors) and not np.array_equal(after, before):
-            self._ledger.prove(*tensors)
+            merged = (block.astype(F32) + update.delta(rows, cols)).astype(spec.dtype)
+            block = self._prove(update.tensors, block, merged)
+        return block
+
+    def _prove(self, tensors: tuple[str, ...], before: Array, after: Array) -> Array:
+        entries = tuple(map(self._entry, tensors))
+        if not self._ledger.proved.issuperset(entries) and not np.array_equal(after, before):
+            self._ledger.prove(*entries)
         return after
 
+    def _entry(self, tensor: str) -> str:
+        """The name in the ledger: two adapters may be stacked, and their tensors are called alike."""
+        return f"{self._lora.path}: {tensor}"
 
-def _refuse_unmergeable(folder: Path, settings: Mapping[str, Any]) -> None:
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise AdapterError(f"{folder}: peft_type is {kind!r} and only 'LORA' can be merged.")
-    for setting, why in _REFUSED.items():
-        if settings.get(setting):
-            raise AdapterError(
-                f"{folder}: the adapter uses '{setting}', which cannot be merged block by block: {why}.",
-                hint="Merge it with PEFT's merge_and_unload first and export the result.",
-            )
+
+def _product(b: Array, a: Array) -> Float32:
+    """``b @ a`` in float32, each sum in the order of the rank axis, one rounding per addition.
+
+    That is the order in which float32 matrix products of this shape are summed by the libraries under
+    PyTorch (measured: equal to the bit), written out so that it never depends on their version, on the
+    processor, or on the shape of the block.  Products of two float32 are exact in float64.
+    """
+    left, right = b.astype(np.float64), a.astype(np.float64)
+    result = np.zeros((len(left), right.shape[1]), F32)
+    for start in range(0, len(left), _PRODUCT_ROWS):
+        rows = left[start : start + _PRODUCT_ROWS]
+        total = result[start : start + _PRODUCT_ROWS]
+        term = np.empty(total.shape)
+        for k in range(len(right)):
+            np.multiply(rows[:, k, None], right[k], out=term)
+            np.add(term, total, out=term)
+            total[...] = term
+    return result
 
 
 def _role(name: str) -> tuple[str, str]:
     """What a tensor of the file is, and the canonical module (or tensor) it belongs to."""
+    if side := released_name(name):
+        return "side branch", side
     inner = name.removeprefix("base_model.model.")
     if m := re.fullmatch(r"(.+)\.lora_([AB])(?:\.default)?\.weight", inner):
         return m[2], canonical(m[1])
@@ -182,31 +203,21 @@ def _role(name: str) -> tuple[str, str]:
     return "=", canonical(inner)
 
 
-def _weight(module: str) -> str:
-    return module + ".weight"
+def _linear_update(file: SafetensorsFile, name: str, module: str, settings: LoraSettings) -> LowRank:
+    partner = _partner(file, name, name.replace(".lora_A.", ".lora_B."))
+    return _update(file.path, _finite(file, name), _finite(file, partner), (name, partner), module, settings)
 
 
-def _settings_scale(settings: Mapping[str, Any], module: str) -> tuple[float, bool, int | None]:
-    """(alpha, rank-stabilised, rank if the pattern gives one) for a module, by PEFT's pattern rule."""
-    alpha = _pattern(settings.get("alpha_pattern"), module, settings["lora_alpha"])
-    rank = _pattern(settings.get("rank_pattern"), module, settings.get("r"))
-    return float(alpha), bool(settings.get("use_rslora")), rank
+def _embedding_update(file: SafetensorsFile, name: str, module: str, settings: LoraSettings) -> LowRank:
+    # An embedding's update is (B A)^T: A is [rank, vocabulary], B is [hidden, rank].
+    partner = _partner(file, name, name.replace("lora_embedding_A", "lora_embedding_B"))
+    return _update(file.path, _finite(file, partner).T, _finite(file, name).T, (name, partner), module, settings)
 
 
-def _pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """PEFT matches a pattern against the end of the module's name, at a dot, in either spelling."""
-    spellings = {module, module.replace("model.", "model.language_model.", 1), "model." + module}
-    for key, value in (patterns or {}).items():
-        if any(re.fullmatch(rf"(.*\.)?({key})", s) for s in spellings):
-            return value
-    return default
-
-
-def _scale(file: SafetensorsFile, name: str, rank: int, setting: tuple[float, bool, int | None]) -> float:
-    alpha, stabilised, said = setting
-    if said is not None and said != rank:
-        raise AdapterError(f"{file.path}: '{name}' has rank {rank} and {CONFIG_FILE} says {said}.")
-    return alpha / (math.sqrt(rank) if stabilised else rank)
+def _update(path: Path, a: Array, b: Array, tensors: tuple[str, str], module: str, settings: LoraSettings) -> LowRank:
+    if a.shape[0] != b.shape[1]:
+        raise AdapterError(f"{path}: the two factors of '{tensors[0]}' have ranks {a.shape[0]} and {b.shape[1]}.")
+    return LowRank(a, b, settings.scale(module, a.shape[0]), tensors)
 
 
 def _partner(file: SafetensorsFile, name: str, other: str) -> str:
@@ -215,29 +226,8 @@ def _partner(file: SafetensorsFile, name: str, other: str) -> str:
     return other
 
 
-def _linear_update(file: SafetensorsFile, name: str, setting: tuple[float, bool, int | None]) -> LowRank:
-    partner = _partner(file, name, name.replace(".lora_A.", ".lora_B."))
-    a, b = _f64(file, name), _f64(file, partner)
-    return LowRank(a, _same_rank(file, name, a, b), _scale(file, name, a.shape[0], setting), (name, partner))
-
-
-def _embedding_update(file: SafetensorsFile, name: str, setting: tuple[float, bool, int | None]) -> LowRank:
-    # An embedding's update is (B A)^T: A is [rank, vocabulary], B is [hidden, rank].
-    partner = _partner(file, name, name.replace("lora_embedding_A", "lora_embedding_B"))
-    a, b = _f64(file, partner).T, _f64(file, name).T
-    return LowRank(a, _same_rank(file, name, a, b), _scale(file, name, a.shape[0], setting), (name, partner))
-
-
-def _same_rank(
-    file: SafetensorsFile, name: str, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    if a.shape[0] != b.shape[1]:
-        raise AdapterError(f"{file.path}: the two factors of '{name}' have ranks {a.shape[0]} and {b.shape[1]}.")
-    return b
-
-
-def _f64(file: SafetensorsFile, name: str) -> npt.NDArray[np.float64]:
-    values = file.read(name).astype(np.float64)
+def _finite(file: SafetensorsFile, name: str) -> Array:
+    values = file.read(name)
     if not np.isfinite(values).all():
         raise AdapterError(f"{file.path}: tensor '{name}' has a value that is not a finite number.")
     return values
@@ -250,3 +240,13 @@ def _target(base: TensorSource, known: set[str], path: Path, target: str, tensor
             hint="Check that this adapter was trained on this model.",
         )
     return base.spec(target)
+
+
+def _require_biases(lora: Lora, known: set[str]) -> None:
+    for target in lora.updates:
+        bias = target.removesuffix("weight") + "bias"
+        if bias in known and bias not in lora.replacements:
+            raise AdapterError(
+                f"{lora.path}: {CONFIG_FILE} says that biases were trained, and '{bias}' is not in the file.",
+                hint="Some versions of PEFT leave them out when they save; save the adapter again with a newer one.",
+            )

@@ -35,6 +35,7 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 MAX_HEADER = 100 << 20  # the reference implementation's own limit
+MAX_AXES = 64  # numpy's
 
 
 class SafetensorsFile:
@@ -46,24 +47,21 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.metadata: dict[str, str] = {}
         self._spec: dict[str, TensorSpec] = {}
         self._start: dict[str, int] = {}
-        size = path.stat().st_size
-        if size < 8:
-            raise _damaged(path, f"it has {size} bytes and a header alone needs 8")
-        self._map = np.memmap(path, np.uint8, "r")
-        length = int(self._map[:8].view("<u8")[0])
-        if length > min(MAX_HEADER, size - 8):
-            raise _damaged(path, f"its header claims {length} bytes and the file holds {size - 8}")
         try:
-            header = json.loads(bytes(self._map[8 : 8 + length]))
-        except ValueError as e:
-            raise _damaged(path, "its header is not JSON") from e
-        if not isinstance(header, dict):
-            raise _damaged(path, "its header is not a JSON object")
-        self.metadata = header.pop("__metadata__", None) or {}
-        self._index(header, base=8 + length, room=size - 8 - length)
+            size = path.stat().st_size
+            if size < 8:
+                raise _damaged(path, f"it has {size} bytes and a header alone needs 8")
+            self._map = np.memmap(path, np.uint8, "r")
+        except OSError as e:
+            raise CheckpointError(f"{path}: it cannot be read: {e.strerror or e}.") from e
+        length = int(self._map[:8].view("<u8")[0])
+        if length > size - 8:
+            raise _damaged(path, f"its header claims {length} bytes and the file holds {size - 8}")
+        if length > MAX_HEADER:
+            raise _damaged(path, f"its header claims {length} bytes and the format allows {MAX_HEADER}")
+        self._index(_header(path, bytes(self._map[8 : 8 + length])), base=8 + length, room=size - 8 - length)
 
     def _index(self, header: Mapping[str, object], base: int, room: int) -> None:
         spans: list[tuple[int, int, str]] = []
@@ -85,14 +83,12 @@ class SafetensorsFile:
 
     def _entry(self, name: str, entry: object) -> tuple[TensorSpec, int, int]:
         try:
-            assert isinstance(entry, dict)
-            code, shape = str(entry["dtype"]), tuple(entry["shape"])
-            start, stop = entry["data_offsets"]
-            whole = all(type(n) is int and n >= 0 for n in (*shape, start, stop))
-        except (AssertionError, KeyError, TypeError, ValueError) as e:
+            code, shape, (start, stop) = _fields(entry)
+            possible = len(shape) <= MAX_AXES and all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, start, stop))
+        except (KeyError, TypeError, ValueError) as e:
             raise _damaged(self.path, f"the header entry of tensor '{name}' is malformed") from e
-        if not whole:
-            raise _damaged(self.path, f"the header entry of tensor '{name}' has a negative or fractional number")
+        if not possible:
+            raise _damaged(self.path, f"the header entry of tensor '{name}' has a negative, fractional or impossible number")
         if code not in DTYPES:
             raise CheckpointError(
                 f"{self.path}: tensor '{name}' has type {code}, which skinedge does not read.",
@@ -128,6 +124,36 @@ def header(specs: Iterable[TensorSpec], metadata: Mapping[str, str] | None = Non
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def _header(path: Path, text: bytes) -> Mapping[str, object]:
+    try:
+        found = json.loads(text, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as e:
+        raise _damaged(path, "its header is not JSON of distinct names") from e
+    if not isinstance(found, dict):
+        raise _damaged(path, "its header is not a JSON object")
+    metadata = found.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _damaged(path, "its metadata is not a table of texts")
+    return found
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def _fields(entry: object) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    """The three fields of a header entry; their numbers are still to be checked."""
+    if not isinstance(entry, dict):
+        raise TypeError("not an object")
+    shape, (start, stop) = entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list):
+        raise TypeError("not a list")
+    return str(entry["dtype"]), tuple(shape), (start, stop)
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:

@@ -96,6 +96,7 @@ def write_payloads(
         for (offset, payload), block in _ahead(pool, todo, workers + 1):
             if (offset, payload) != last:
                 _finished(out, last)
+                progress.advance(offset - out.position)
                 out.pad_to(offset)
                 last = (offset, payload)
             data = np.ascontiguousarray(block)

@@ -1,0 +1,5 @@
+"""``python -m skinedge``."""
+
+from skinedge.cli import main
+
+main()

@@ -1,0 +1,392 @@
+"""The command line: one command per step of the path, each a thin wrapper over a function.
+
+Imports of anything heavy live inside the commands, so that ``skinedge --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skinedge import __version__
+from skinedge.console import emit, note, progress_bar, report_error, say, size, table
+from skinedge.errors import SkinedgeError, UsageError
+
+if TYPE_CHECKING:
+    from skinedge.artifacts import AdapterCheckpoint
+    from skinedge.manifest import Manifest
+    from skinedge.targets._contract import ExportOptions
+
+app = typer.Typer(
+    name="skinedge",
+    help="Take a dermatology vision-language model from its training server to the consulting room,\n"
+    "and prove that nothing was lost on the way.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    Path | None, typer.Option("--model", "-m", help="Qwen2.5-VL checkpoint folder; left out: the embedded tiny model.")
+]
+Adapters = Annotated[
+    list[Path] | None,
+    typer.Option("--adapter", "-a", help="PEFT LoRA folder, or the side branch's folder or file; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output and nothing else.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written, how big, how much memory; write nothing.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that compute weights; by default one per core.")]
+AllowInert = Annotated[bool, typer.Option(help="Export although some adapter tensor changes nothing.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one per core.")]
+Context = Annotated[int | None, typer.Option(min=1, help="Positions of context to hold; by default the model's.")]
+Side = Annotated[
+    str | None, typer.Option("--target", help="Open this side of the bundle instead: a trt bundle also holds an onnx one.")
+]
+BundleDir = Annotated[Path, typer.Argument(help="A folder that skinedge export wrote.")]
+
+
+@app.command()
+def export(
+    model: Model = None,
+    adapter: Adapters = None,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="What to write: see skinedge targets.")] = None,
+    scheme: Annotated[str | None, typer.Option("--scheme", "-s", help="Weight scheme: see skinedge targets.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="New folder; by default MODEL-TARGET-SCHEME here.")] = None,
+    device: Annotated[str | None, typer.Option(help="Choose target and scheme for this device: see skinedge devices.")] = None,
+    activations: Annotated[str | None, typer.Option(help="Float type between the weights: f32, f16 or bf16.")] = None,
+    vision_scheme: Annotated[str | None, typer.Option(help="Scheme of the vision tower, if it is to differ.")] = None,
+    context: Annotated[int, typer.Option(min=64, help="Positions a compiled TensorRT plan holds.")] = 4096,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest.")] = None,
+    allow_inert: AllowInert = False,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a bundle for a target: weights merged, quantized and laid out in one pass.
+
+    Example: skinedge export --model SkinGPT-R1/ --adapter lora/ --target onnx --scheme int4 --out bundle/
+    """
+    target, scheme, activations = _choose(target, scheme, activations, device)
+    options = _options(scheme, activations, vision_scheme, context, workers)
+    with _source(model, adapter) as source:
+        place = out or Path(f"{_model_name(model)}-{target}-{scheme}")
+        _export(source, target, options, place, licence, allow_inert, dry_run, as_json)
+
+
+@app.command()
+def merge(
+    model: Model = None,
+    adapter: Adapters = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="New folder; by default MODEL-merged here.")] = None,
+    dtype: Annotated[str, typer.Option(help="as-stored, f32, f16 or bf16.")] = "as-stored",
+    allow_inert: AllowInert = False,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a standard Hugging Face checkpoint with the LoRA merged, shard by shard.
+
+    Example: skinedge merge --model Qwen2.5-VL-7B/ --adapter lora/ --out merged/
+    """
+    from skinedge.bundle import check_scheme
+
+    options = _options(check_scheme("safetensors", dtype), None, None, 4096, workers)
+    with _source(model, adapter) as source:
+        place = out or Path(f"{_model_name(model)}-merged")
+        _export(source, "safetensors", options, place, None, allow_inert, dry_run, as_json)
+
+
+@app.command()
+def run(
+    bundle: BundleDir,
+    images: Annotated[list[Path] | None, typer.Argument(help="Photographs, in order; none for a text-only question.")] = None,
+    question: Annotated[str | None, typer.Option("--question", "-q", help="What to ask; by default a full description.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after this many tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy: the most likely token each time.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Sample from the most likely tokens of this total share.")
+    ] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(min=0, help="Above 1 discourages repetition.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")] = None,
+    bias: Annotated[str | None, typer.Option(help="The adapter's bias: every-step or off.")] = None,
+    side: Side = None,
+    threads: Threads = None,
+    context: Context = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a bundle about photographs; the answer streams as it is made.
+
+    Example: skinedge run bundle/ lesion.jpg --max-new-tokens 400
+    """
+    from skinedge.runtime.pipeline import Ask, open_pipeline
+
+    overrides = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
+        "repetition_penalty": repetition_penalty, "bias": bias,
+    }  # fmt: skip
+    with open_pipeline(bundle, side=side, threads=threads, context=context) as pipeline:
+        request = Ask(
+            tuple(images or ()), question, seed, tuple(stop or ()), {k: v for k, v in overrides.items() if v is not None}
+        )
+        transcript = pipeline.run(request, on_text=None if as_json else lambda piece: say(piece, end=""))
+    if as_json:
+        emit(transcript.to_json())
+    else:
+        say()
+        note(transcript.summary())
+
+
+@app.command()
+def parity(
+    bundle: BundleDir,
+    reference: Annotated[Path | None, typer.Option(help="The checkpoint it was made from; left out: the embedded model.")] = None,
+    adapter: Adapters = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of photographs; left out: three generated pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many photographs.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Teacher-forced steps.")] = 64,
+    report: Annotated[Path | None, typer.Option(help="Write the whole comparison here as JSON.")] = None,
+    side: Side = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a bundle with PyTorch stage by stage; exit 1 at the first stage out of tolerance.
+
+    Example: skinedge parity bundle/ --reference SkinGPT-R1/ --adapter lora/ --images photographs/
+    """
+    from skinedge.parity.compare import compare, print_stages, write_report
+
+    with _source(reference, adapter) as source:
+        result = compare(bundle, source, images, limit=limit, steps=steps, side=side, threads=threads, quiet=as_json)
+    if report:
+        write_report(result, report)
+    if as_json:
+        emit(result.to_json())
+    else:
+        print_stages(result)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(bundle: BundleDir, as_json: AsJson = False) -> None:
+    """Check every byte of a bundle against its manifest."""
+    from skinedge.bundle import verify as verify_bundle
+
+    manifest = verify_bundle(bundle)
+    total = sum(f.nbytes for f in manifest.files)
+    if as_json:
+        emit({"verified": True, "digest": manifest.digest, "files": len(manifest.files), "nbytes": total})
+    else:
+        say(f"{bundle}: {len(manifest.files)} files, {size(total)}, all as they were written. digest {manifest.digest[:16]}")
+
+
+@app.command()
+def show(folder: Annotated[Path, typer.Argument(help="A bundle or a checkpoint folder.")], as_json: AsJson = False) -> None:
+    """Say what a folder holds and where it came from, back to the adapter checkpoint."""
+    from skinedge.manifest import MANIFEST_FILE, read_manifest
+    from skinedge.model.config import read_config
+
+    if not (folder / MANIFEST_FILE).exists() and (folder / "config.json").exists():
+        config = read_config(folder)
+        if as_json:
+            emit({"kind": "checkpoint", "config": asdict(config)})
+        else:
+            say(f"{folder}: a Qwen2.5-VL checkpoint, {config.text.num_layers} layers of {config.text.hidden_size},")
+            say(f"vision tower of {config.vision.depth} blocks of {config.vision.hidden_size}.")
+            say(f"Next: skinedge export --model {folder}")
+        return
+    manifest = read_manifest(folder)
+    if as_json:
+        emit({"kind": "bundle", "digest": manifest.digest, "manifest": manifest.model_dump(mode="json")})
+    else:
+        _print_manifest(folder, manifest)
+
+
+@app.command()
+def targets(as_json: AsJson = False) -> None:
+    """List what can be written, and in which weight schemes."""
+    from skinedge.bundle import known_targets, load_target
+
+    found = {name: load_target(name) for name in known_targets()}
+    if as_json:
+        emit({n: {"schemes": t.SCHEMES, "default": t.DEFAULT_SCHEME, "extra": t.EXTRA, "runs": t.RUNS} for n, t in found.items()})
+        return
+    rows = [(n, ", ".join(t.SCHEMES), t.DEFAULT_SCHEME, f"skinedge[{t.EXTRA}]" if t.EXTRA else "-") for n, t in found.items()]
+    table(("target", "schemes", "default", "needs"), rows)
+
+
+@app.command()
+def devices(as_json: AsJson = False) -> None:
+    """List the devices skinedge knows, and what it exports for each."""
+    from skinedge.devices import known_devices, read_device
+
+    found = [read_device(name) for name in known_devices()]
+    if as_json:
+        emit({d.name: asdict(d) for d in found})
+        return
+    rows = [(d.name, f"{d.memory_gb:g} GB", f"{d.bandwidth_gb_s:g} GB/s", d.target, d.scheme, d.title) for d in found]
+    table(("device", "memory", "bandwidth", "target", "scheme", ""), rows)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can export to and run, and what is missing for the rest."""
+    from skinedge.doctor import examine
+
+    findings = examine()
+    if as_json:
+        emit({f.name: {"ok": f.ok, "found": f.found, "hint": f.hint} for f in findings})
+        return
+    table(("", "what", "found", "to get it"), [("ok" if f.ok else "--", f.name, f.found, f.hint) for f in findings])
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the bundles and the report.")] = Path("build/demo"),
+    as_json: AsJson = False,
+) -> None:
+    """The whole path on the embedded model: three bundles, verified, run and compared with PyTorch."""
+    from skinedge.demo import run_demo
+
+    passed = run_demo(out, quiet=as_json)
+    if as_json:
+        emit({"passed": passed, "report": str(out / "report.md")})
+    if not passed:
+        raise typer.Exit(1)
+
+
+def _version(value: bool) -> None:
+    if value:
+        say(f"skinedge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Entry point: errors become one sentence, a hint and an exit code (2 usage, 1 failure)."""
+    try:
+        app(prog_name="skinedge")
+    except SkinedgeError as error:
+        report_error(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        note("stopped; nothing half-written was left behind.")
+        sys.exit(130)
+
+
+def _source(model: Path | None, adapters: list[Path] | None) -> AbstractContextManager[AdapterCheckpoint]:
+    """The checkpoint named, or the embedded one."""
+    from skinedge.artifacts import AdapterCheckpoint
+    from skinedge.embedded import embedded_checkpoint
+
+    if model is None:
+        if adapters:
+            raise UsageError("--adapter needs the model it belongs to.", hint="Add --model FOLDER.")
+        return embedded_checkpoint()
+    for path in (model, *(adapters or ())):
+        if not path.exists():
+            raise UsageError(f"{path}: no such file or folder.", hint="Check the spelling, or give the full path.")
+    return nullcontext(AdapterCheckpoint.find(model, adapters or ()))
+
+
+def _model_name(model: Path | None) -> str:
+    from skinedge.embedded import NAME
+
+    return model.resolve().name if model else NAME
+
+
+def _choose(target: str | None, scheme: str | None, activations: str | None, device: str | None) -> tuple[str, str, str | None]:
+    """Target, scheme and activations from the options, with the device's choice where they are silent."""
+    from skinedge.bundle import check_scheme
+    from skinedge.devices import read_device
+    from skinedge.registry import check
+
+    if device:
+        known = read_device(device)
+        same = target in (None, known.target)
+        target, scheme = target or known.target, scheme or (known.scheme if same else None)
+        activations = activations or (known.activations if same else None)
+    target = target or "onnx"
+    scheme = check_scheme(target, scheme)
+    if activations:
+        check("activation type", activations, ("f32", "f16", "bf16"))
+    return target, scheme, activations
+
+
+def _options(scheme: str, activations: str | None, vision: str | None, context: int, workers: int | None) -> ExportOptions:
+    from skinedge.targets._contract import ExportOptions
+
+    return ExportOptions(scheme, activations, vision, context, workers)
+
+
+def _export(
+    source: AdapterCheckpoint,
+    target: str,
+    options: ExportOptions,
+    out: Path,
+    licence: str | None,
+    allow_inert: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from skinedge.bundle import export as export_bundle
+    from skinedge.bundle import preflight
+    from skinedge.weights.checkpoint import open_checkpoint
+
+    if dry_run:
+        flight = preflight(open_checkpoint(source.path, source.adapters), target, options, out)
+        if as_json:
+            emit({"out": str(out), "files": dict(flight.plan.files), "nbytes": flight.plan.nbytes, "memory": flight.plan.memory})
+            return
+        table(("file", "size"), [(name, size(n)) for name, n in flight.plan.files.items()])
+        say(f"{out}: {size(flight.plan.nbytes)} in all, {size(flight.disk_free)} free there.")
+        memory = f"{size(flight.plan.memory)} beyond the mapped checkpoint, {size(flight.memory_free)} free"
+        say(f"memory: up to {memory}. Nothing was written.")
+        return
+    with progress_bar(quiet=as_json) as progress:
+        bundle = export_bundle(source, target, options, out, licence=licence, allow_inert=allow_inert, progress=progress)
+    if as_json:
+        emit({"bundle": str(out), "digest": bundle.digest, "target": target, "scheme": options.scheme})
+    else:
+        from skinedge.bundle import load_target
+        from skinedge.manifest import read_manifest
+
+        _print_manifest(out, read_manifest(out))
+        if load_target(target).RUNS:
+            say(f"Next: skinedge run {out} PHOTOGRAPH, or skinedge parity {out} --reference MODEL --images FOLDER")
+
+
+def _print_manifest(folder: Path, manifest: Manifest) -> None:
+    """The bundle for people."""
+    a = manifest.architecture
+    say(f"{folder}: {manifest.target} bundle, {size(sum(f.nbytes for f in manifest.files))}, digest {manifest.digest[:16]}")
+    say(
+        f"  model    {a.text.num_layers} layers of {a.text.hidden_size}, vision {a.vision.depth} blocks of {a.vision.hidden_size}"
+    )
+    say(f"  scheme   {manifest.scheme.asked} asked, {manifest.scheme.bits_per_weight:.2f} bits per weight")
+    for scheme, (tensors, weights) in sorted(_by_scheme(manifest).items()):
+        say(f"           {scheme:8} {tensors:5} tensors, {weights:,} weights")
+    say(f"  bias     {manifest.decoding.bias}")
+    say(f"  licence  {manifest.licence}")
+    for record in reversed(manifest.lineage):
+        say(f"  from     {record.kind:19} {record.digest[:16]}  {record.note}".rstrip())
+
+
+def _by_scheme(manifest: Manifest) -> dict[str, tuple[int, int]]:
+    counts: dict[str, tuple[int, int]] = {}
+    for applied in manifest.applied.values():
+        tensors, weights = counts.get(applied.scheme, (0, 0))
+        counts[applied.scheme] = (tensors + 1, weights + applied.weights)
+    return counts

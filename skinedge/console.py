@@ -1,0 +1,106 @@
+"""What a person sees: progress with bytes and time left, tables, errors with a hint.
+
+Everything for people goes to standard error except the answer itself; ``--json`` puts one JSON object
+on standard output and nothing else there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from skinedge.errors import SkinedgeError
+from skinedge.weights.stream import Progress, Quiet
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+
+class _Bar:
+    """``Progress`` as a rich progress bar; each ``begin`` opens a line."""
+
+    def __init__(self, bars: RichProgress) -> None:
+        self._bars = bars
+        self._task: TaskID | None = None
+
+    def begin(self, what: str, total: int) -> None:
+        self._task = self._bars.add_task(what, total=total)
+
+    def advance(self, count: int) -> None:
+        if self._task is not None:
+            self._bars.advance(self._task, count)
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Progress]:
+    """A progress bar on standard error, or silence."""
+    if quiet:
+        yield Quiet()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield _Bar(bars)
+
+
+def emit(value: Json) -> None:
+    """The machine-readable answer, one object on one line."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def say(text: str = "", *, end: str = "\n") -> None:
+    """A line of the answer itself."""
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """A remark beside the answer."""
+    sys.stderr.write(text + "\n")
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns: plain text, so that it survives a pipe and a screen reader."""
+    lines = [list(headers), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+    for number, line in enumerate(lines):
+        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        if number == 0:
+            say("  ".join("-" * width for width in widths))
+
+
+def report_error(error: SkinedgeError, as_json: bool) -> None:
+    """An error and what to do about it."""
+    if as_json:
+        emit({"error": error.message, "hint": error.hint, "kind": type(error).__name__})
+    else:
+        note(f"error: {error.message}")
+        if error.hint:
+            note(f"  {error.hint}")
+
+
+def size(count: float) -> str:
+    """A number of bytes for people.
+
+    >>> size(1536)
+    '1.5 KiB'
+    """
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

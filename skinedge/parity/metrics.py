@@ -1,0 +1,54 @@
+"""How far two distributions over the vocabulary are apart.
+
+Definitions follow REFERENCE section 7 and ``llama-perplexity --kl-divergence``: natural logarithms, the
+reference first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from skinedge.runtime.session import Float32
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LogitDistance:
+    """Over ``n`` positions: largest absolute logit difference, KL in nats, share of equal arg max."""
+
+    n: int
+    max_abs: float
+    kl_mean: float
+    kl_max: float
+    top1: float
+
+
+def log_softmax(logits: Float32) -> Float64:
+    """Log-probabilities over the last axis, in float64."""
+    x = logits.astype(np.float64)
+    x = x - x.max(-1, keepdims=True)
+    result: Float64 = x - np.log(np.exp(x).sum(-1, keepdims=True))
+    return result
+
+
+def kl_divergence(reference: Float32, other: Float32) -> Float64:
+    """KL(reference || other) per position, in nats; never below zero by rounding."""
+    p, q = log_softmax(reference), log_softmax(other)
+    result: Float64 = np.maximum((np.exp(p) * (p - q)).sum(-1), 0.0)
+    return result
+
+
+def logit_distance(reference: Float32, other: Float32) -> LogitDistance:
+    """Compare logits ``[n, vocabulary]`` position by position."""
+    kl = kl_divergence(reference, other)
+    return LogitDistance(
+        n=len(reference),
+        max_abs=float(np.abs(reference.astype(np.float64) - other).max()),
+        kl_mean=float(kl.mean()),
+        kl_max=float(kl.max()),
+        top1=float((reference.argmax(-1) == other.argmax(-1)).mean()),
+    )

@@ -1,0 +1,49 @@
+"""How far apart a bundle and PyTorch may be, stage by stage.
+
+Pixels and tokens are whole numbers of the same computation and must be identical for every target.
+Float schemes are gated; for quantized weights a difference is what was paid for, so the stages after the
+pixels are reported without a verdict (a verdict on answers needs many cases: REFERENCE section 7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limit:
+    """``metric`` of a stage may be at most ``value``."""
+
+    metric: str
+    value: float
+
+
+Limits = dict[str, Limit]
+
+_EXACT: Limits = {"pixels": Limit("max_abs", 0.0), "tokens": Limit("different", 0.0)}
+
+# 5e-5 absolute: the spike reached 1.5e-5 on logits of size 14.
+_ONNX_F32: Limits = {
+    "features": Limit("max_abs", 5e-5),
+    "bias": Limit("max_abs", 5e-5),
+    "prefill": Limit("max_abs", 5e-5),
+    "steps": Limit("max_abs", 5e-5),
+    "text": Limit("different", 0.0),
+}
+_GGUF_F32: Limits = {"prefill": Limit("kl_mean", 1e-6), "steps": Limit("kl_mean", 1e-6), "text": Limit("different", 0.0)}
+_GGUF_F16: Limits = {"prefill": Limit("kl_mean", 1e-5), "steps": Limit("kl_mean", 1e-5)}
+# Half-precision activations round at every operator; llama.cpp keeps its activations in 32 bits.
+_ONNX_F16: Limits = {"prefill": Limit("kl_mean", 1e-4), "steps": Limit("kl_mean", 1e-4)}
+
+_BY_SCHEME: dict[tuple[str, str], Limits] = {
+    ("onnx", "f32"): _ONNX_F32,
+    ("onnx", "f16"): _ONNX_F16,
+    ("trt", "f16"): _ONNX_F16,
+    ("gguf", "f32"): _GGUF_F32,
+    ("gguf", "f16"): _GGUF_F16,
+}
+
+
+def limits_for(target: str, scheme: str) -> Limits:
+    """The gated stages of a bundle; a stage that is absent is only reported."""
+    return _EXACT | _BY_SCHEME.get((target, scheme), {})
