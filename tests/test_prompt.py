@@ -48,6 +48,7 @@ BUSY_TEMPLATE = """\
     {%- generation %} {{ m.content if m.content is string else m.content | map(attribute='text') | join('|') }}{% endgeneration %}
     {%- if ns.n == 2 %}{% break %}{% endif %}
 {%- endfor %}
+    {% set indented = 1 %}
 {{ [1, 2] | tojson(indent=2) }} {{ strftime_now('%Y') | length }} {{ tools is none }} {{ undefined_thing }}
 """
 

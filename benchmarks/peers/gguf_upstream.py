@@ -54,6 +54,7 @@ from skinedge.weights.stream import Quiet  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results" / "gguf_upstream.json"
 PINS = ROOT / "tests" / "pins" / "gguf_digests.json"
 CASTS = ("f32", "f16", "bf16")
+Pins = dict[str, dict[str, str | dict[str, str]]]
 
 # Widths that 256 divides; ones that only 32 does, with an MLP that not even 32 does; nine layers, so that
 # every rule on layers has a case; a tied head; four query heads to a value head, which IQ4_XS minds.
@@ -92,10 +93,6 @@ class Row:
     differing: list[str]
     keys_differing: list[str]
     digest: str
-
-    @property
-    def same(self) -> bool:
-        return not self.differing
 
 
 def tensors_of(path: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
@@ -240,16 +237,20 @@ def compare(model: str, scheme: str, tool: str, mine: Path, theirs: Path) -> Row
     return Row(model, mine.name, scheme, tool, len(b), differing, keys, digest_of_tensors(theirs))
 
 
-def run(llama: Path, folder: Path) -> tuple[list[Row], dict[str, dict[str, str]], str]:
+def run(llama: Path, folder: Path) -> tuple[list[Row], Pins, str]:
     quantizer = Quantizer(llama, folder)
     rows: list[Row] = []
-    pins: dict[str, dict[str, str]] = {}
+    pins: Pins = {}
     for name, model in make_models(folder / "models"):
         work = folder / name
         work.mkdir()
         found = [row for scheme in target.SCHEMES for row in compare_scheme(llama, quantizer, name, model, work, scheme)]
         rows += found
-        pins[digest_of_weights(open_checkpoint(model))] = {"model": name} | {f"{r.file} {r.scheme}": r.digest for r in found}
+        pins[digest_of_weights(open_checkpoint(model))] = {
+            "model": name,
+            target.TEXT_FILE: {r.scheme: r.digest for r in found if r.file == target.TEXT_FILE},
+            target.VISION_FILE: {r.scheme: r.digest for r in found if r.file == target.VISION_FILE},
+        }
     return rows, pins, quantizer.built
 
 
@@ -268,6 +269,18 @@ def compare_scheme(llama: Path, quantizer: Quantizer, name: str, model: Path, wo
         yield compare(name, scheme, "convert_hf_to_gguf.py --mmproj", mine / target.VISION_FILE, theirs)
 
 
+def report(rows: list[Row]) -> Iterator[str]:
+    for r in rows:
+        verdict = "identical" if not r.differing else f"{len(r.differing)} differ: {', '.join(r.differing[:3])}"
+        keys = f"keys {', '.join(r.keys_differing) or 'identical'}"
+        yield f"{r.model:7} {r.file:12} {r.scheme:7} {r.tool:31} {r.tensors:4} tensors {verdict}; {keys}"
+
+
+def save(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sdist", type=Path, help="xllamacpp's sdist, packed or unpacked (default: pip download)")
@@ -276,26 +289,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rows, pins, built = run(unpack(arguments.sdist, folder), folder)
+    same = not any(r.differing or r.keys_differing for r in rows)
     result = {
         "status": "measured",
         "versions": {p: importlib.metadata.version(p) for p in ("xllamacpp", "gguf", "transformers", "torch")},
         "machine": platform.machine(),
         "llama_model_quantize": built,
-        "same": all(r.same for r in rows),
+        "same": same,
         "rows": [vars(r) for r in rows],
     }
-    for path, value in ((RESULTS, result), (PINS, pins)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    if arguments.json:
-        print(json.dumps(result, indent=1, sort_keys=True))
-    else:
-        for r in rows:
-            verdict = "identical" if r.same else f"{len(r.differing)} differ: {', '.join(r.differing[:3])}"
-            print(
-                f"{r.model:7} {r.file:12} {r.scheme:7} {r.tool:31} {r.tensors:4} tensors {verdict}  keys {r.keys_differing or 'identical'}"
-            )
-    return 0 if result["same"] else 1
+    save(RESULTS, result)
+    if same:
+        save(PINS, pins)
+    print(json.dumps(result, indent=1, sort_keys=True) if arguments.json else "\n".join(report(rows)))
+    return 0 if same else 1
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from skinedge.errors import AdapterError, MissingDependencyError, PromptError
 from skinedge.model.adapter import RENORMALISE_EPS, TOP_K, AdapterShape, released_name
-from skinedge.model.names import HEAD, in_memory
+from skinedge.model.names import EMBEDDING, HEAD, in_memory
 from skinedge.registry import check
 from skinedge.runtime.ort import check_prompt
 from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt
@@ -306,11 +306,11 @@ def _load_base(checkpoint: Checkpoint) -> transformers.Qwen2_5_VLForConditionalG
     with accelerate.init_empty_weights(include_buffers=False):
         model = transformers.Qwen2_5_VLForConditionalGeneration(config)
     model.set_attn_implementation("sdpa")
-    tensors = {in_memory(n.removeprefix("base_model.model.")): t for n, t in _read(shard_paths(checkpoint.folder))}
+    stored = {n: t for n, t in _read(shard_paths(checkpoint.folder)) if released_name(n) is None}
+    tensors = {in_memory(n.removeprefix("base_model.model.")): t for n, t in stored.items()}
     if checkpoint.config.text.tie_word_embeddings:
-        tensors[HEAD] = tensors["model.language_model.embed_tokens.weight"]
-    backbone = {name: t for name, t in tensors.items() if released_name(name) is None}
-    model.load_state_dict(backbone, strict=True, assign=True)
+        tensors[HEAD] = tensors[in_memory(EMBEDDING)]
+    model.load_state_dict(tensors, strict=True, assign=True)
     model.tie_weights()
     if (checkpoint.folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(checkpoint.folder)

@@ -111,11 +111,16 @@ def keep_top_k(scores: Float32, k: int) -> Float32:
 
 def keep_top_p(scores: Float32, p: float) -> Float32:
     """The smallest set of likeliest tokens whose probabilities sum to ``p`` or more; others become -inf (arXiv 1904.09751)."""
-    rising = np.argsort(scores, kind="stable")
-    unlikely = np.cumsum(_softmax(scores[rising])) <= 1 - p
+    probabilities = _softmax(scores)
+    # Tokens below an equal share of 1 - p cannot sum to 1 - p: most of the vocabulary goes without being sorted.
+    likely = probabilities >= (1 - p) / len(scores)
+    candidates = np.flatnonzero(likely)
+    rising = candidates[np.argsort(scores[candidates], kind="stable")]
+    unlikely = probabilities[~likely].sum() + np.cumsum(probabilities[rising]) <= 1 - p
     unlikely[-1] = False
-    kept = scores.copy()
-    kept[rising[unlikely]] = -np.inf
+    chosen = rising[~unlikely]
+    kept = np.full_like(scores, -np.inf)
+    kept[chosen] = scores[chosen]
     return kept
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +39,14 @@ class LowRank:
     b: Array  # [rows, rank]
     scale: float
     tensors: tuple[str, str]  # their names in the file
+    embedding: bool = False
 
-    def delta(self, rows: slice, cols: slice) -> Float32:
-        """The block ``[rows, cols]`` of the update."""
-        result: Float32 = _product(self.b[rows], self.a[:, cols]) * np.float32(self.scale)
+    def added_to(self, block: Array, rows: slice, cols: slice) -> Array:
+        """``block``, the weight's own ``[rows, cols]``, with the update."""
+        delta = _product(self.b[rows], self.a[:, cols]) * np.float32(self.scale)
+        if self.embedding:  # PEFT rounds the update of an embedding before it adds it, and only that one
+            delta = delta.astype(block.dtype).astype(F32)
+        result: Array = (block.astype(F32) + delta).astype(block.dtype)
         return result
 
 
@@ -85,6 +89,8 @@ def open_lora(folder: Path) -> Lora:
             hint="Save the adapter with save_pretrained(..., safe_serialization=True); pickle files are never opened.",
         )
     file = SafetensorsFile(folder / WEIGHTS_FILE)
+    if not file.names():
+        raise AdapterError(f"{file.path}: it holds no tensors.", hint="Save the adapter again where it was trained.")
     updates: dict[str, LowRank] = {}
     replacements: dict[str, Replacement] = {}
     for name in file.names():
@@ -153,8 +159,7 @@ class LoraSource:
             values = new.values.reshape(spec.rows, spec.cols)[rows, cols].astype(spec.dtype)
             block = self._prove((new.tensor,), block, values)
         if update := self._lora.updates.get(name):
-            merged = (block.astype(F32) + update.delta(rows, cols)).astype(spec.dtype)
-            block = self._prove(update.tensors, block, merged)
+            block = self._prove(update.tensors, block, update.added_to(block, rows, cols))
         return block
 
     def _prove(self, tensors: tuple[str, ...], before: Array, after: Array) -> Array:
@@ -211,7 +216,8 @@ def _linear_update(file: SafetensorsFile, name: str, module: str, settings: Lora
 def _embedding_update(file: SafetensorsFile, name: str, module: str, settings: LoraSettings) -> LowRank:
     # An embedding's update is (B A)^T: A is [rank, vocabulary], B is [hidden, rank].
     partner = _partner(file, name, name.replace("lora_embedding_A", "lora_embedding_B"))
-    return _update(file.path, _finite(file, partner).T, _finite(file, name).T, (name, partner), module, settings)
+    update = _update(file.path, _finite(file, partner).T, _finite(file, name).T, (name, partner), module, settings)
+    return replace(update, embedding=True)
 
 
 def _update(path: Path, a: Array, b: Array, tensors: tuple[str, str], module: str, settings: LoraSettings) -> LowRank:
