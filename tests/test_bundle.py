@@ -186,7 +186,9 @@ def test_plan_matches_what_is_written(source: AdapterCheckpoint, pristine: Path,
     assert not (tmp_path / "new").exists()
 
 
-def test_too_small_a_disk_is_refused_before_the_first_byte(source: AdapterCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk_is_refused_before_the_first_byte(
+    source: AdapterCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1 << 20))  # type: ignore[attr-defined]
     with pytest.raises(OutputError, match=r"needs .* and its disk has 1.0 MiB free"):
         export(source, "onnx", ExportOptions("int4"), tmp_path / "out")

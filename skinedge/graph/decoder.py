@@ -73,7 +73,7 @@ def _embed(g: GraphBuilder, config: TextConfig, weights: GraphWeights) -> ir.Val
     ids = g.input("input_ids", "INT64", [1, "S"])
     index = g.input("image_index", "INT64", [1, "S"])
     features = g.input("image_features", g.float_type, ["F", config.hidden_size])
-    text = g.op("Gather", g.weight(weights.rows(EMBEDDING)), ids, axis=0)
+    text = weights.table(g, EMBEDDING, ids)
     # A row of zeros in front makes index 0 valid, also when there is no image at all.
     blank = g.op("Expand", g.scalar(0.0), g.constant([1, config.hidden_size]))
     image = g.op("Gather", g.op("Concat", blank, features, axis=0), index, axis=0)

@@ -31,15 +31,24 @@ def store(source: TensorSource, name: str, activations: str) -> StoredMatrix:
     if spec.cols % BLOCK or spec.rows % 2:
         return store_float(source, name, activations)
 
-    def read(cols: slice) -> tuple[Float32, Array]:
-        weights = source.read(name, cols=cols).astype(F32).T
-        return weights, block_scales(weights, dtype, name)
+    # The scales follow the values in the file: those made on the way are kept so that no block is read twice.
+    made: dict[int, Array] = {}
 
     def values(cols: slice) -> Callable[[], Array]:
-        return lambda: pack(quantize(*read(cols)))
+        def part() -> Array:
+            weights = source.read(name, cols=cols).T.astype(F32, order="C")
+            made[cols.start] = block_scales(weights, dtype, name)
+            return pack(quantize(weights, made[cols.start]))
+
+        return part
 
     def scales(cols: slice) -> Callable[[], Array]:
-        return lambda: read(cols)[1]
+        def part() -> Array:
+            if cols.start in made:
+                return made.pop(cols.start)
+            return block_scales(source.read(name, cols=cols).T.astype(F32), dtype, name)
+
+        return part
 
     slices = list(col_blocks(spec, BLOCK * 4))
     blocks = spec.cols // BLOCK
@@ -64,8 +73,9 @@ def block_scales(weights: Float32, dtype: np.dtype[np.generic], name: str) -> Ar
 
 def quantize(weights: Float32, scales: Array) -> Int8:
     """``[in, out]`` weights to int8-held int4 values under the scales as they will be stored."""
-    spread = np.repeat(scales.astype(F32), BLOCK, axis=0)
-    values: Int8 = np.clip(np.rint(weights / spread), -8, 7).astype(np.int8)
+    blocks = weights.reshape(-1, BLOCK, weights.shape[1]) / scales.astype(F32)[:, None]
+    np.clip(np.rint(blocks, out=blocks), -8, 7, out=blocks)
+    values: Int8 = blocks.astype(np.int8).reshape(weights.shape)
     return values
 
 

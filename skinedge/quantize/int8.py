@@ -31,7 +31,7 @@ def store(source: TensorSource, name: str, activations: str) -> StoredMatrix:
     scales = Once(measure)
 
     def part(cols: slice) -> Callable[[], Array]:
-        return lambda: quantize(source.read(name, cols=cols).astype(F32).T, scales().astype(F32))
+        return lambda: quantize(source.read(name, cols=cols).T.astype(F32, order="C"), scales().astype(F32))
 
     values = Payload(f"{name}.int8", spec.size, [part(c) for c in col_blocks(spec, STEP)])
     return StoredMatrix(
@@ -47,5 +47,7 @@ def store(source: TensorSource, name: str, activations: str) -> StoredMatrix:
 
 def quantize(weights: Float32, scales: Float32) -> Array:
     """``[in, out]`` weights to int8 under the scales as they will be stored."""
-    values: Array = np.clip(np.rint(weights / scales), -127, 127).astype(np.int8)
+    steps = weights / scales
+    np.clip(np.rint(steps, out=steps), -127, 127, out=steps)
+    values: Array = steps.astype(np.int8)
     return values

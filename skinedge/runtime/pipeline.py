@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from skinedge.bundle import check_files, load_target
-from skinedge.errors import UsageError
+from skinedge.errors import BundleError, UsageError
 from skinedge.runtime.generate import BiasPolicy, GenerateOptions, Generation, Transcript, generate
 from skinedge.runtime.image import ProcessorConfig, load_photograph, read_processor_config, to_pixels
 from skinedge.runtime.prompt import DEFAULT_QUESTION, PromptBuilder, ask
@@ -25,6 +25,7 @@ from skinedge.targets._contract import OpenOptions
 if TYPE_CHECKING:
     from skinedge.console import Json
     from skinedge.manifest import DecodingRecord, Manifest
+    from skinedge.model.config import VisionConfig
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Pipeline:
         self.session = session
         self.prompts = PromptBuilder.from_folder(folder, config)
         self.processor: ProcessorConfig = read_processor_config(folder)
+        _check_patches(folder, self.processor, config.vision)
 
     def pixels(self, photograph: Path) -> Pixels:
         """A photograph as the model sees it.
@@ -145,6 +147,16 @@ def open_pipeline(
         yield Pipeline(folder, manifest, session)
     finally:
         session.close()
+
+
+def _check_patches(folder: Path, processor: ProcessorConfig, vision: VisionConfig) -> None:
+    ours = (processor.patch_size, processor.temporal_patch_size, processor.merge_size)
+    theirs = (vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
+    if ours != theirs:
+        raise BundleError(
+            f"{folder}: the image processor cuts patches of {ours} (size, frames, merge) and the model reads {theirs}.",
+            hint="The processor's settings belong to another model; export again with the right ones.",
+        )
 
 
 def _open_session(folder: Path, manifest: Manifest, side: str | None, options: OpenOptions) -> Session:
