@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export
+from skinedge.errors import TargetError
 from skinedge.graph.files import lay_out
 from skinedge.graph.model import build_graphs
 from skinedge.model.adapter import run_branch
@@ -105,6 +107,36 @@ def test_logits_follow_pytorch(source: AdapterCheckpoint, scheme: str, kl: float
             assert np.abs(a.bias - b.bias).max() < 5e-5
     reference.close()
     session.close()
+
+
+def widen(folder: Path, out: Path) -> None:
+    """The same graphs with every bfloat16 made float32: the CPU has no bfloat16 kernels."""
+    shutil.copytree(folder, out)
+    for path in out.glob("*.onnx"):
+        model = onnx.load(str(path))
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.BFLOAT16:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+        for value in (*model.graph.input, *model.graph.output):
+            if value.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16:
+                value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        for attribute in (a for n in model.graph.node if n.op_type == "Cast" for a in n.attribute):
+            if attribute.i == onnx.TensorProto.BFLOAT16:
+                attribute.i = onnx.TensorProto.FLOAT
+        onnx.save(model, str(path))
+
+
+@pytest.mark.parametrize("scheme", ["bf16", "int4"])
+def test_bf16_graph_is_right_once_widened(source: AdapterCheckpoint, scheme: str, tmp_path: Path) -> None:
+    bundle = export(source, "onnx", ExportOptions(scheme, activations="bf16"), tmp_path / "b").path
+    with pytest.raises(TargetError, match=r"cannot compute here .* bf16 graphs need a GPU"):
+        session_of(bundle)
+    plain = export(source, "onnx", ExportOptions("f32" if scheme == "bf16" else scheme), tmp_path / "f").path
+    widen(bundle, tmp_path / "wide")
+    prompt = PromptBuilder.from_folder(bundle, read_config(bundle)).build([Message("user", "What is a macule?")])
+    truth, ours = (session_of(folder).prefill(prompt, all_positions=True) for folder in (plain, tmp_path / "wide"))
+    # Merged weights are bf16 already, so only int4 scales and constants are rounded.
+    assert logit_distance(truth, ours).kl_mean < (1e-9 if scheme == "bf16" else 1e-3)
 
 
 def test_text_only_prompt(f32_bundle: Path, source: AdapterCheckpoint) -> None:

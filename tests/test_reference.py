@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from skinedge.errors import AdapterError, CheckpointError, PromptError, UsageError
+from skinedge.errors import AdapterError, CheckpointError, MissingDependencyError, PromptError, UsageError
 from skinedge.model.adapter import run_branch
 from skinedge.model.config import ModelConfig, read_config
 from skinedge.model.names import EMBEDDING, HEAD, in_memory
@@ -317,6 +319,15 @@ def test_prompt_with_other_images_is_refused(reference: Reference, config: Model
 def test_unknown_type_is_refused(tiny_model: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown type 'f8'.*Known: f32, f16, bf16"):
         Reference.from_checkpoint(tiny_model, dtype="f8")
+
+
+@pytest.mark.parametrize("library", ["peft", "transformers"])
+def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, "skinedge.model.reference")
+    with pytest.raises(MissingDependencyError, match=f"needs {library}, which is not installed") as e:
+        importlib.import_module("skinedge.model.reference")
+    assert "skinedge[train]" in e.value.hint
 
 
 def test_close_twice_is_harmless(tiny_model: Path) -> None:

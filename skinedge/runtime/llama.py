@@ -102,7 +102,6 @@ class LlamaSession:
             model = self._load_model(stack, on_gpu)
             self._context: int | None = self._new_context(stack, model, on_gpu, arithmetic)
             self._vision: int | None = self._load_vision(stack, model, vision, on_gpu, arithmetic)
-            self._memory = self._api.memory(self._context)
             # Freed in the order vision, context, model; by close(), or when the session is forgotten.
             self._free = weakref.finalize(self, stack.pop_all().close)
         self._bias: Float32 | None = None
@@ -130,14 +129,14 @@ class LlamaSession:
         if is_image.sum() != len(features):
             raise PromptError(f"the prompt has {is_image.sum()} image tokens and its images have {len(features)}.")
         # The last conversation's keys and values are overwritten, too: they are patient data.
-        self._api.clear(self._memory, True)
+        self._api.clear(self._api.memory(_alive(self._context)), True)
         self._bias, self._length, self._next_position = bias, 0, prompt.next_position
         logits: list[Float32] = []
         taken = 0
         for run in _runs(is_image, OUTPUTS if all_positions else BATCH):
             wanted = np.full(run.stop - run.start, all_positions, np.int8)
             wanted[-1] |= run.stop == len(is_image)
-            positions = prompt.positions[:, run].astype(np.int32)
+            positions = prompt.positions[:, run]
             if is_image[run.start]:
                 block = features[taken : taken + len(wanted)]
                 taken += len(wanted)
@@ -150,7 +149,7 @@ class LlamaSession:
         """See ``Session.step``."""
         if self._length >= self.context_length:
             raise PromptError(f"the context of {self.context_length} tokens is full.", hint="Open with a longer --context.")
-        position = np.array([self._next_position], np.int32)
+        position = np.array([self._next_position])
         self._next_position += 1
         return self._decode_tokens(np.array([token]), position, np.ones(1, np.int8))[0]
 
@@ -220,14 +219,15 @@ class LlamaSession:
             return np.ctypeslib.as_array(api.features(vision), shape).copy()
 
     def _decode_tokens(self, ids: Array, positions: Array, wanted: Array) -> list[Float32]:
-        ids = ids.astype(np.int32)
+        ids, positions = np.ascontiguousarray(ids, np.int32), np.ascontiguousarray(positions, np.int32)
         batch = Batch(len(ids), token=ids.ctypes.data, pos=positions.ctypes.data, logits=wanted.ctypes.data)
         return self._decode(batch, wanted)
 
     def _decode_features(self, features: Float32, positions: Array, wanted: Array) -> list[Float32]:
         """Image features take four positions each, axis by axis: time, height, width, unused."""
-        axes = np.concatenate([positions, np.zeros_like(positions[:1])])
-        features = np.ascontiguousarray(features)
+        axes = np.zeros((4, len(features)), np.int32)
+        axes[:3] = positions
+        features = np.ascontiguousarray(features, np.float32)
         batch = Batch(len(features), embd=features.ctypes.data, pos=axes.ctypes.data, logits=wanted.ctypes.data)
         return self._decode(batch, wanted)
 

@@ -193,6 +193,12 @@ def open_graph(path: Path, threads: int | None, device: str) -> ort.InferenceSes
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as e:  # onnxruntime raises its own classes, which are not exported under stable names
         reason = str(e).splitlines()[0]
+        if "NOT_IMPLEMENTED" in reason:
+            what = reason.rpartition(":")[2].strip()
+            raise TargetError(
+                f"{path.name} uses an operator in a type that onnxruntime cannot compute here ({what}).",
+                hint="bf16 graphs need a GPU: export with --scheme f32, f16, int8 or int4 for a CPU.",
+            ) from e
         raise BundleError(f"{path} cannot be opened: {reason}.", hint="Check the bundle: skinedge verify.") from e
 
 
