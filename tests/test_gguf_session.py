@@ -79,7 +79,7 @@ def opened(bundles: dict[str, Path]) -> Iterator[Session]:
 
 
 def open_bundle(folder: Path, **options: object) -> Session:
-    return target.open_session(folder, read_manifest(folder), OpenOptions(**{"threads": 2, "context": 1024} | options))
+    return target.open_session(folder, read_manifest(folder), OpenOptions(**{"threads": 1, "context": 1024} | options))
 
 
 def every_logit(session: Session, prompt: Prompt, pixels: list[Pixels]) -> np.ndarray:
@@ -127,7 +127,7 @@ class TestParity:
         far = {}
         for name, arithmetic in (("careful", CAREFUL), ("exact", EXACT)):
             files = bundles["f16"] / target.TEXT_FILE, bundles["f16"] / target.VISION_FILE
-            session = LlamaSession(*files, config, arithmetic=arithmetic, threads=2, context=256)
+            session = LlamaSession(*files, config, arithmetic=arithmetic, threads=1, context=256)
             ours = session.prefill(prompts[0], all_positions=True)
             far[name] = kl_divergence(theirs[: len(ours)], ours).mean()
             session.close()

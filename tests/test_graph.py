@@ -135,8 +135,8 @@ def test_bf16_graph_is_right_once_widened(source: AdapterCheckpoint, scheme: str
     widen(bundle, tmp_path / "wide")
     prompt = PromptBuilder.from_folder(bundle, read_config(bundle)).build([Message("user", "What is a macule?")])
     truth, ours = (session_of(folder).prefill(prompt, all_positions=True) for folder in (plain, tmp_path / "wide"))
-    # Merged weights are bf16 already, so only int4 scales and constants are rounded.
-    assert logit_distance(truth, ours).kl_mean < (1e-9 if scheme == "bf16" else 1e-3)
+    # Merged weights are bf16 already; int4 and int8 scales are rounded to 8 bits of significand.
+    assert logit_distance(truth, ours).kl_mean < (1e-9 if scheme == "bf16" else 0.05)
 
 
 def test_text_only_prompt(f32_bundle: Path, source: AdapterCheckpoint) -> None:

@@ -88,7 +88,8 @@ def text_tensors(config: ModelConfig, mix: Mix) -> tuple[Stored, ...]:
 
 def vision_tensors(config: ModelConfig, scheme: str) -> tuple[Stored, ...]:
     """The vision tower and merger."""
-    names = _name_map("MMPROJ", config.vision.depth)
+    # The library counts the merger's layers (0 and 2) among the blocks.
+    names = _name_map("MMPROJ", max(config.vision.depth, 3))
     return tuple(
         stored
         for source, shape in expected_shapes(config).items()
