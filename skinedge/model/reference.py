@@ -275,8 +275,9 @@ def merge_lora(
     Raises:
         AdapterError: PEFT has a place for a tensor that the file lacks, or the other way round.
     """
-    saved = {n.removeprefix("base_model.model."): t for n, t in _read([folder / peft.utils.SAFETENSORS_WEIGHTS_NAME])}
-    tensors = {f"base_model.model.{in_memory(n)}": t for n, t in saved.items() if released_name(n) is None}
+    stored = _read([folder / peft.utils.SAFETENSORS_WEIGHTS_NAME], side_branch=False)
+    saved = {name.removeprefix("base_model.model."): t for name, t in stored}
+    tensors = {f"base_model.model.{in_memory(name)}": t for name, t in saved.items()}
     config = _for_this_model(peft.LoraConfig.from_pretrained(str(folder)), saved)
     adapted = peft.get_peft_model(model, config)
     result = peft.set_peft_model_state_dict(adapted, tensors)
@@ -306,8 +307,8 @@ def _load_base(checkpoint: Checkpoint) -> transformers.Qwen2_5_VLForConditionalG
     with accelerate.init_empty_weights(include_buffers=False):
         model = transformers.Qwen2_5_VLForConditionalGeneration(config)
     model.set_attn_implementation("sdpa")
-    stored = {n: t for n, t in _read(shard_paths(checkpoint.folder)) if released_name(n) is None}
-    tensors = {in_memory(n.removeprefix("base_model.model.")): t for n, t in stored.items()}
+    stored = _read(shard_paths(checkpoint.folder), side_branch=False)
+    tensors = {in_memory(name.removeprefix("base_model.model.")): t for name, t in stored}
     if checkpoint.config.text.tie_word_embeddings:
         tensors[HEAD] = tensors[in_memory(EMBEDDING)]
     model.load_state_dict(tensors, strict=True, assign=True)
@@ -320,20 +321,21 @@ def _load_base(checkpoint: Checkpoint) -> transformers.Qwen2_5_VLForConditionalG
 def _load_branch(checkpoint: Checkpoint) -> SideBranchModule | None:
     if checkpoint.side_branch is None:
         return None
-    folders = (checkpoint.folder, *checkpoint.adapters)
-    stored = [item for folder in folders for item in _read(shard_paths(folder))]
-    tensors = {name: t.float() for stored_name, t in stored if (name := released_name(stored_name))}
+    files = [file for folder in (checkpoint.folder, *checkpoint.adapters) for file in shard_paths(folder)]
+    tensors = {str(released_name(name)): t.float() for name, t in _read(files, side_branch=True)}
     tensors["logit_bias_scale"] = tensors["logit_bias_scale"].reshape(())
     branch = SideBranchModule(checkpoint.side_branch.shape, teacher_bias="distill_head.out_proj.bias" in tensors)
     branch.load_state_dict(tensors, strict=True)
     return branch
 
 
-def _read(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
+def _read(files: Iterable[Path], *, side_branch: bool) -> Iterator[tuple[str, Tensor]]:
+    """The stored tensors that belong to the side branch, or all others."""
     for path in files:
         with safetensors.safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  (a file handle, not a dict)
-                yield name, file.get_tensor(name)
+                if (released_name(name) is not None) == side_branch:
+                    yield name, file.get_tensor(name)
 
 
 def _numpy(values: Tensor) -> Float32:

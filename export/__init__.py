@@ -1,0 +1,1 @@
+"""Making releases: recipes, and the matrix of bundles made from them.  Run, not imported."""
