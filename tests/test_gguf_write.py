@@ -138,6 +138,12 @@ class TestFiles:
         assert (vision["clip.projector_type"], vision["clip.vision.n_wa_pattern"]) == ("qwen2.5vl_merger", 2)
         assert vision["clip.vision.image_mean"] == pytest.approx([0.48145466, 0.4578275, 0.40821073])
 
+    def test_a_vision_tower_of_two_blocks(self, tmp_path: Path) -> None:
+        """The library's names count the merger's layers among the blocks; the 7B-shaped test model has two."""
+        model = make_model(tmp_path / "model", Size(layers=1, vision_depth=2))
+        export(model, tmp_path / "out", "f16")
+        assert {"mm.0.weight", "mm.2.weight"} <= peer.tensors_of(tmp_path / "out" / "mmproj.gguf").keys()
+
     def test_size_of_the_7b(self) -> None:
         """The published Q4_K_M of Qwen2.5-VL-7B has 4.68 GB and the Q8_0 8.10 GB."""
         text = TextConfig(152064, 3584, 18944, 28, 28, 4, 128, 1e-6, 1e6, (16, 24, 24), 128000, False)

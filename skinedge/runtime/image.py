@@ -25,7 +25,7 @@ from skinedge.runtime.session import Float32, Grid, Pixels
 
 __all__ = ["ImageLimits", "ProcessorConfig", "load_photograph", "read_processor_config", "smart_size", "to_pixels"]
 
-_MAX_ASPECT = 200  # the reference's own limit
+MAX_ASPECT = 200  # the reference's own limit
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _IMPLEMENTED: Mapping[str, tuple[object, ...]] = {
@@ -93,9 +93,9 @@ def smart_size(height: int, width: int, config: ProcessorConfig) -> tuple[int, i
     Raises:
         ImageError: one side is more than 200 times the other.
     """
-    if max(height, width) / min(height, width) > _MAX_ASPECT:
+    if max(height, width) / min(height, width) > MAX_ASPECT:
         raise ImageError(
-            f"the photograph is {width} x {height} pixels: its sides differ by more than a factor of {_MAX_ASPECT}.",
+            f"the photograph is {width} x {height} pixels: its sides differ by more than a factor of {MAX_ASPECT}.",
             hint="Crop it to the lesion and its surroundings.",
         )
     factor = config.factor

@@ -69,7 +69,7 @@ class LlamaSession:
         config: the model's sizes.
         branch: the adapter's side branch, if the model has one.
         arithmetic: how exactly attention is computed.
-        threads: CPU threads; all physical cores if not given.
+        threads: CPU threads, at most as many as the machine has; all physical cores if not given.
         context: positions to make room for.
         device: ``cpu``, ``cuda``, or ``auto`` for whatever llama.cpp was built for.
 
@@ -93,7 +93,8 @@ class LlamaSession:
     ) -> None:
         self._api = llama_cpp()
         self._text, self._config, self._branch = text, config, branch
-        self._threads = threads or psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        # Waiting threads spin: more of them than the machine runs at once only stand in each other's way.
+        self._threads = max(1, min(threads or psutil.cpu_count(logical=False) or 1, os.cpu_count() or 1))
         longest = config.text.max_position_embeddings
         self.vocab_size = config.text.vocab_size
         self.context_length = min(context or DEFAULT_CONTEXT, longest)
