@@ -130,7 +130,7 @@ def compare(
         open_pipeline(bundle, side=side, threads=threads) as pipeline,
     ):
         photographs = _photographs(images, limit) if images else write_pictures(Path(scratch))
-        reference = Reference.from_checkpoint(source.path, source.adapters)
+        reference = Reference.from_checkpoint(source.path, source.adapters, threads=threads)
         try:
             comparer = _Comparer(pipeline, reference, ReferenceInputs(source.path, reference), photographs, steps, quiet)
             stages = tuple(comparer.stages())

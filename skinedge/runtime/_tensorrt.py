@@ -126,7 +126,7 @@ def _log(trt: ModuleType) -> Log:
     return Log(trt)
 
 
-def _sink(trt: ModuleType, log: Log) -> object:
+def _sink(trt: Any, log: Log) -> object:
     class Sink(trt.ILogger):  # type: ignore[misc]  # a class of a library that is imported by name
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

@@ -7,7 +7,7 @@ error and then the results); all work is put on one stream, so copies and plans 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from skinedge.errors import BundleError, MissingDependencyError, TargetError
 from skinedge.runtime._tensorrt import RTX, Library, cache_folder, save_cache
-from skinedge.runtime.trt import Bounds, Shape, Tensor
+from skinedge.runtime.trt import Bounds, Plan, Shape, Tensor
 from skinedge.weights.source import Array
 
 _DTYPES: Mapping[str, np.dtype[np.generic]] = {
@@ -50,7 +50,7 @@ class CudaDevice:
         self._runtime = library.module.Runtime(library.log.sink)
         self._in_flight: list[Array] = []  # a copy may still read them
 
-    def open(self, path: Path) -> CudaPlan:
+    def open(self, path: Path) -> Plan:
         """Load a plan.
 
         Raises:
@@ -118,12 +118,11 @@ class CudaPlan:
 
     def __init__(self, name: str, library: Library, engine: Any, stream: int, cache: Path) -> None:
         self._name, self._library, self._engine, self._stream = name, library, engine, stream
-        self.tensors = {t.name: t for t in map(self._tensor, range(engine.num_io_tensors))}
+        self.tensors: Mapping[str, Tensor] = {t.name: t for t in map(self._tensor, range(engine.num_io_tensors))}
         self._check_cache()
-        inputs = [t for t in self.tensors.values() if t.is_input]
-        self.profiles = [
-            {t.name: self._bounds(t.name, profile) for t in inputs} for profile in range(engine.num_optimization_profiles)
-        ]
+        varying = [t.name for t in self.tensors.values() if t.is_input and -1 in t.shape]
+        profiles = range(engine.num_optimization_profiles)
+        self.profiles: Sequence[Mapping[str, Bounds]] = [{n: self._bounds(n, i) for n in varying} for i in profiles]
         self._kernels = _Kernels(engine, cache) if library.name == RTX else None
         self._context = (
             engine.create_execution_context(self._kernels.config) if self._kernels else engine.create_execution_context()

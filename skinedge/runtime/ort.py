@@ -7,6 +7,7 @@ starts short and grows.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -179,7 +180,8 @@ def open_graph(path: Path, threads: int | None, device: str) -> ort.InferenceSes
         raise BundleError(f"{path} is missing.", hint="Export the bundle again.")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
+    # onnxruntime starts as many threads as it is told to, needed or not.
+    options.intra_op_num_threads = min(threads or 0, os.cpu_count() or 1)
     # Spinning threads burn a shared CPU between the steps of a decoder.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     available = ort.get_available_providers()

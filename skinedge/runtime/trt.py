@@ -43,7 +43,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The shapes an input may have under one profile."""
+    """The shapes an input may have under one profile: the one it is tuned for, and the largest."""
 
     usual: Shape
     most: Shape
@@ -53,7 +53,7 @@ class Plan(Protocol):
     """An open plan."""
 
     tensors: Mapping[str, Tensor]
-    profiles: Sequence[Mapping[str, Bounds]]  # by input
+    profiles: Sequence[Mapping[str, Bounds]]  # by input whose shape varies
 
     def run(self, profile: int, shapes: Mapping[str, Shape], addresses: Mapping[str, int]) -> None:
         """Compute: ``shapes`` of all inputs, device ``addresses`` of all inputs and outputs."""
