@@ -141,16 +141,18 @@ def reason(message: str) -> str:
     """What a message of TensorRT says, as the middle of a sentence; empty if it says nothing of its own.
 
     TensorRT wraps ``mm_1: last dimension must match.`` in ``ITensor::getDimensions: Error Code 4: API Usage
-    Error (... In validate at /_src/...)`` and follows it, without a driver, with complaints about CUDA.
+    Error (... In validate at /_src/...)`` and, on a machine without a driver, adds a complaint about CUDA to
+    every error.
     """
     for line in message.splitlines():
         if "catchCudaError" in line or line.startswith("Invalid Node"):
             continue
         inner = re.search(r"Error Code \d+: [^(]*\((.*)", line)
-        text = re.split(r"\s+In \w+ at /", inner[1] if inner else line)[0]
+        text = re.split(r"(?:^|\s+)In \w+ at /", inner[1] if inner else line)[0]
         text = re.sub(r"^(\[[^\]]*\] )?(MyelinCheckException: )?(Assertion failed: )?", "", text).strip().rstrip(".)")
-        if text:
-            return text
+        cuda = re.search(r"cudaError \d+: ([^()]+)", line)
+        if text or cuda:
+            return text or (cuda[1] if cuda else "")
     return ""
 
 
