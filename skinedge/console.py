@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from skinedge.errors import SkinedgeError
 from skinedge.weights.stream import Progress, Quiet
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+T = TypeVar("T")
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
@@ -55,6 +56,17 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         yield _Bar(bars)
+
+
+def counted(what: str, items: Sequence[T], quiet: bool) -> Iterator[T]:
+    """``items`` one by one, with a bar that says how many are done and how long the rest will take."""
+    if quiet:
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, description=what, console=Console(stderr=True), transient=True)
 
 
 def emit(value: Json) -> None:

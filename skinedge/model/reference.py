@@ -14,6 +14,7 @@ This is the only file of ``skinedge`` that imports torch, transformers or peft.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -279,7 +280,10 @@ def merge_lora(
     saved = {name.removeprefix("base_model.model."): t for name, t in stored}
     tensors = {f"base_model.model.{in_memory(name)}": t for name, t in saved.items()}
     config = _for_this_model(peft.LoraConfig.from_pretrained(str(folder)), saved)
-    adapted = peft.get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # PEFT still asks transformers for a name that transformers is about to rename.
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = peft.get_peft_model(model, config)
     result = peft.set_peft_model_state_dict(adapted, tensors)
     missing = [n for n in result.missing_keys if ".lora_" in n or ".modules_to_save." in n]
     for kind, names in (("missing from it", missing), ("unknown to PEFT", result.unexpected_keys)):

@@ -14,12 +14,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from skinedge.artifacts import AdapterCheckpoint, ParityReport
-from skinedge.console import note, say
+from skinedge.console import counted, say
 from skinedge.errors import UsageError
 from skinedge.parity.metrics import LogitDistance, logit_distance
 from skinedge.parity.pictures import write_pictures
@@ -45,7 +45,6 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _LEAST_IS_WORST = {"top1", "same_tokens"}
 
 Measured = dict[str, float]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -208,25 +207,19 @@ class _Comparer:
         prompts = [self.pipeline.prompts.build(ask(), [p.grid]) for p in ours]
         references = [self.inputs.prompt(DEFAULT_QUESTION, [p.grid]) for p in theirs]
         yield self._stage("tokens", [_token_distance(a, b) for a, b in zip(references, prompts, strict=True)])
-        exact = [self.reference.encode_image(p) for p in self._progress("features of the reference", theirs)]
-        encoded = [self.pipeline.session.encode_image(p) for p in self._progress("features of the bundle", ours)]
+        exact = [self.reference.encode_image(p) for p in counted("features of the reference", theirs, self.quiet)]
+        encoded = [self.pipeline.session.encode_image(p) for p in counted("features of the bundle", ours, self.quiet)]
         yield self._stage("features", [_distance(a.features, b.features) for a, b in zip(exact, encoded, strict=True)])
         if exact[0].bias is not None:
             yield self._stage("bias", [_bias_distance(a, b) for a, b in zip(exact, encoded, strict=True)])
         rows = list(zip(references, prompts, exact, encoded, strict=True))
-        runs = [self._sequence(*row) for row in self._progress("narratives", rows)]
+        runs = [self._sequence(*row) for row in counted("narratives", rows, self.quiet)]
         for number, name in enumerate(("prefill", "steps", "text")):
             yield self._stage(name, [run[number] for run in runs])
 
     def _stage(self, name: str, measured: Sequence[Measured]) -> Stage:
         worst = {m: (min if m in _LEAST_IS_WORST else max)(row[m] for row in measured) for m in measured[0]}
         return Stage(name, worst, self.limits.get(name), len(measured))
-
-    def _progress(self, what: str, items: Sequence[T]) -> Iterator[T]:
-        for number, item in enumerate(items):
-            if not self.quiet:
-                note(f"{what}: {number + 1} of {len(items)}")
-            yield item
 
     def _sequence(self, reference: Prompt, prompt: Prompt, exact: ImageEncoding, encoded: ImageEncoding) -> tuple[Measured, ...]:
         """Prefill, teacher-forced steps along the reference's greedy narrative, the bundle's own narrative."""
