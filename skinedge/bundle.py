@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from skinedge import __version__
 from skinedge.artifacts import AdapterCheckpoint, Bundle, MergedWeights, QuantizedWeights
 from skinedge.console import size
-from skinedge.errors import BundleError, OutputError
+from skinedge.errors import BundleError, OutputError, UsageError
 from skinedge.manifest import (
     MANIFEST_FILE,
     SCHEMA_VERSION,
@@ -90,10 +90,16 @@ def check_scheme(target: str, scheme: str | None) -> str:
     """``scheme``, or the target's default.
 
     Raises:
-        UsageError: the target does not take it.
+        UsageError: the target does not take it; the targets that do are named.
     """
     module = load_target(target)
-    return check(f"scheme for {target}", scheme, module.SCHEMES) if scheme else module.DEFAULT_SCHEME
+    if scheme is None:
+        return module.DEFAULT_SCHEME
+    others = [n for n in known_targets() if n != target and scheme in load_target(n).SCHEMES]
+    if scheme not in module.SCHEMES and others:
+        hint = f"Add --target {' or --target '.join(others)}, or choose one of {', '.join(module.SCHEMES)}."
+        raise UsageError(f"{target} cannot store weights as '{scheme}'.", hint=hint)
+    return check(f"scheme for {target}", scheme, module.SCHEMES)
 
 
 def preflight(checkpoint: Checkpoint, target: str, options: ExportOptions, out: Path) -> Preflight:
@@ -104,7 +110,8 @@ def preflight(checkpoint: Checkpoint, target: str, options: ExportOptions, out: 
     while not place.exists():
         place = place.parent
     plan = load_target(target).plan(checkpoint, options)
-    carried = {n: (checkpoint.folder / n).stat().st_size for n in CARRIED if (checkpoint.folder / n).is_file()}
+    small = (*CARRIED, *LICENCE_FILES)
+    carried = {n: (checkpoint.folder / n).stat().st_size for n in small if (checkpoint.folder / n).is_file()}
     return Preflight(
         ExportPlan({**carried, **plan.files}, plan.memory), shutil.disk_usage(place).free, psutil.virtual_memory().available
     )

@@ -6,6 +6,7 @@ Imports of anything heavy live inside the commands, so that ``skinedge --help`` 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skinedge import __version__
-from skinedge.console import emit, note, progress_bar, report_error, say, size, table
+from skinedge.console import emit, note, print_any_text, printable, progress_bar, report_error, say, size, table
 from skinedge.errors import SkinedgeError, UsageError
+from skinedge.registry import names
 
 if TYPE_CHECKING:
     from skinedge.artifacts import AdapterCheckpoint
@@ -27,25 +29,49 @@ app = typer.Typer(
     help="Take a dermatology vision-language model from its training server to the consulting room,\n"
     "and prove that nothing was lost on the way.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _among(folder: str, suffix: str = ".py") -> Callable[[str], list[str]]:
+    """Shell completion from the names of the files in ``skinedge/<folder>``."""
+    return lambda incomplete: [name for name in names(folder, suffix) if name.startswith(incomplete)]
+
+
+# Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
+STOPPED = 130
+# More threads than any CPU has cores exhaust the machine's process table.
+MOST_THREADS = 512
 
 Model = Annotated[
     Path | None, typer.Option("--model", "-m", help="Qwen2.5-VL checkpoint folder; left out: the embedded tiny model.")
 ]
 Adapters = Annotated[
     list[Path] | None,
-    typer.Option("--adapter", "-a", help="PEFT LoRA folder, or the side branch's folder or file; may be repeated."),
+    typer.Option(
+        "--adapter",
+        "-a",
+        metavar="<path>",
+        help="PEFT LoRA folder, or the side branch's folder or file; may be repeated.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output and nothing else.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written, how big, how much memory; write nothing.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads that compute weights; by default one per core.")]
-AllowInert = Annotated[bool, typer.Option(help="Export although some adapter tensor changes nothing.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one per core.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, max=MOST_THREADS, help="Threads that compute weights; by default one per core.")
+]
+AllowInert = Annotated[bool, typer.Option("--allow-inert", help="Export although some adapter tensor changes nothing.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads; by default one per core.")]
 Context = Annotated[int | None, typer.Option(min=1, help="Positions of context to hold; by default the model's.")]
 Side = Annotated[
-    str | None, typer.Option("--target", help="Open this side of the bundle instead: a trt bundle also holds an onnx one.")
+    str | None,
+    typer.Option(
+        "--target",
+        autocompletion=_among("targets"),
+        help="Open this side of the bundle instead: a trt bundle also holds an onnx one.",
+    ),
 ]
 BundleDir = Annotated[Path, typer.Argument(help="A folder that skinedge export wrote.")]
 
@@ -54,10 +80,19 @@ BundleDir = Annotated[Path, typer.Argument(help="A folder that skinedge export w
 def export(
     model: Model = None,
     adapter: Adapters = None,
-    target: Annotated[str | None, typer.Option("--target", "-t", help="What to write: see skinedge targets.")] = None,
-    scheme: Annotated[str | None, typer.Option("--scheme", "-s", help="Weight scheme: see skinedge targets.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", autocompletion=_among("targets"), help="What to write: see skinedge targets.")
+    ] = None,
+    scheme: Annotated[
+        str | None, typer.Option("--scheme", "-s", autocompletion=_among("quantize"), help="Weight scheme: see skinedge targets.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="New folder; by default MODEL-TARGET-SCHEME here.")] = None,
-    device: Annotated[str | None, typer.Option(help="Choose target and scheme for this device: see skinedge devices.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=_among("devices", ".toml"), help="Choose target and scheme for this device: see skinedge devices."
+        ),
+    ] = None,
     activations: Annotated[str | None, typer.Option(help="Float type between the weights: f32, f16 or bf16.")] = None,
     vision_scheme: Annotated[str | None, typer.Option(help="Scheme of the vision tower, if it is to differ.")] = None,
     context: Annotated[int, typer.Option(min=64, help="Positions a compiled TensorRT plan holds.")] = 4096,
@@ -69,12 +104,12 @@ def export(
 ) -> None:
     """Write a bundle for a target: weights merged, quantized and laid out in one pass.
 
-    Example: skinedge export --model SkinGPT-R1/ --adapter lora/ --target onnx --scheme int4 --out bundle/
+    Example: skinedge export --model SkinGPT-R1/ --target onnx --out bundle/
     """
     target, scheme, activations = _choose(target, scheme, activations, device)
     options = _options(scheme, activations, vision_scheme, context, workers)
-    with _source(model, adapter) as source:
-        place = out or Path(f"{_model_name(model)}-{target}-{scheme}")
+    place = out or Path(f"{_model_name(model)}-{target}-{scheme}")
+    with _source(model, adapter, place) as source:
         _export(source, target, options, place, licence, allow_inert, dry_run, as_json)
 
 
@@ -91,13 +126,13 @@ def merge(
 ) -> None:
     """Write a standard Hugging Face checkpoint with the LoRA merged, shard by shard.
 
-    Example: skinedge merge --model Qwen2.5-VL-7B/ --adapter lora/ --out merged/
+    Example: skinedge merge --model Qwen2.5-VL-7B/ --adapter lora/
     """
     from skinedge.bundle import check_scheme
 
     options = _options(check_scheme("safetensors", dtype), None, None, 4096, workers)
-    with _source(model, adapter) as source:
-        place = out or Path(f"{_model_name(model)}-merged")
+    place = out or Path(f"{_model_name(model)}-merged")
+    with _source(model, adapter, place) as source:
         _export(source, "safetensors", options, place, None, allow_inert, dry_run, as_json)
 
 
@@ -113,7 +148,7 @@ def run(
     ] = None,
     repetition_penalty: Annotated[float | None, typer.Option(min=0, help="Above 1 discourages repetition.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(metavar="<str>", help="Stop before this text; may be repeated.")] = None,
     bias: Annotated[str | None, typer.Option(help="The adapter's bias: every-step or off.")] = None,
     side: Side = None,
     threads: Threads = None,
@@ -124,22 +159,25 @@ def run(
 
     Example: skinedge run bundle/ lesion.jpg --max-new-tokens 400
     """
-    from skinedge.runtime.pipeline import Ask, open_pipeline
+    from skinedge.manifest import read_manifest
+    from skinedge.runtime.pipeline import Ask, decoding_options, open_pipeline, question_of
 
     overrides = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
         "repetition_penalty": repetition_penalty, "bias": bias,
     }  # fmt: skip
+    request = Ask(tuple(images or ()), question, seed, tuple(stop or ()), {k: v for k, v in overrides.items() if v is not None})
+    # What can be judged without the model is judged before it is loaded, which takes a while.
+    _existing(bundle, *request.photographs)
+    question_of(request)
+    decoding_options(read_manifest(bundle).decoding, request)
     with open_pipeline(bundle, side=side, threads=threads, context=context) as pipeline:
-        request = Ask(
-            tuple(images or ()), question, seed, tuple(stop or ()), {k: v for k, v in overrides.items() if v is not None}
-        )
-        transcript = pipeline.run(request, on_text=None if as_json else lambda piece: say(piece, end=""))
+        answer = pipeline.run(request, on_text=None if as_json else lambda piece: say(printable(piece), end=""))
     if as_json:
-        emit(transcript.to_json())
+        emit(answer.to_json())
     else:
         say()
-        note(transcript.summary())
+        note(answer.summary())
 
 
 @app.command()
@@ -157,10 +195,14 @@ def parity(
 ) -> None:
     """Compare a bundle with PyTorch stage by stage; exit 1 at the first stage out of tolerance.
 
-    Example: skinedge parity bundle/ --reference SkinGPT-R1/ --adapter lora/ --images photographs/
+    Example: skinedge parity bundle/ --reference SkinGPT-R1/ --images photos/
     """
     from skinedge.parity.compare import compare, print_stages, write_report
+    from skinedge.staging import refuse_taken_file
 
+    _existing(bundle)
+    if report:
+        refuse_taken_file(report)
     with _source(reference, adapter) as source:
         result = compare(bundle, source, images, limit=limit, steps=steps, side=side, threads=threads, quiet=as_json)
     if report:
@@ -175,9 +217,13 @@ def parity(
 
 @app.command()
 def verify(bundle: BundleDir, as_json: AsJson = False) -> None:
-    """Check every byte of a bundle against its manifest."""
+    """Check every byte of a bundle against its manifest.
+
+    Example: skinedge verify bundle/
+    """
     from skinedge.bundle import verify as verify_bundle
 
+    _existing(bundle)
     manifest = verify_bundle(bundle)
     total = sum(f.nbytes for f in manifest.files)
     if as_json:
@@ -188,10 +234,14 @@ def verify(bundle: BundleDir, as_json: AsJson = False) -> None:
 
 @app.command()
 def show(folder: Annotated[Path, typer.Argument(help="A bundle or a checkpoint folder.")], as_json: AsJson = False) -> None:
-    """Say what a folder holds and where it came from, back to the adapter checkpoint."""
+    """Say what a folder holds and where it came from, back to the adapter checkpoint.
+
+    Example: skinedge show bundle/
+    """
     from skinedge.manifest import MANIFEST_FILE, read_manifest
     from skinedge.model.config import read_config
 
+    _existing(folder)
     if not (folder / MANIFEST_FILE).exists() and (folder / "config.json").exists():
         config = read_config(folder)
         if as_json:
@@ -210,7 +260,10 @@ def show(folder: Annotated[Path, typer.Argument(help="A bundle or a checkpoint f
 
 @app.command()
 def targets(as_json: AsJson = False) -> None:
-    """List what can be written, and in which weight schemes."""
+    """List what can be written, and in which weight schemes.
+
+    Each name goes after --target, each scheme after --scheme: skinedge export --target gguf --scheme q8_0
+    """
     from skinedge.bundle import known_targets, load_target
 
     found = {name: load_target(name) for name in known_targets()}
@@ -223,7 +276,10 @@ def targets(as_json: AsJson = False) -> None:
 
 @app.command()
 def devices(as_json: AsJson = False) -> None:
-    """List the devices skinedge knows, and what it exports for each."""
+    """List the devices skinedge knows, and what it exports for each.
+
+    Each name goes after --device: skinedge export --device rtx-4090
+    """
     from skinedge.devices import known_devices, read_device
 
     found = [read_device(name) for name in known_devices()]
@@ -236,7 +292,10 @@ def devices(as_json: AsJson = False) -> None:
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine can export to and run, and what is missing for the rest."""
+    """Say what this machine can export to and run, and what is missing for the rest.
+
+    Example: skinedge doctor
+    """
     from skinedge.doctor import examine
 
     findings = examine()
@@ -251,7 +310,10 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the bundles and the report.")] = Path("build/demo"),
     as_json: AsJson = False,
 ) -> None:
-    """The whole path on the embedded model: three bundles, verified, run and compared with PyTorch."""
+    """The whole path on the embedded model: three bundles, verified, run and compared with PyTorch.
+
+    Example: skinedge demo --out build/demo
+    """
     from skinedge.demo import run_demo
 
     passed = run_demo(out, quiet=as_json)
@@ -275,29 +337,51 @@ def _root(
 
 
 def main() -> None:
-    """Entry point: errors become one sentence, a hint and an exit code (2 usage, 1 failure)."""
+    """Entry point: errors become one sentence, a hint and an exit code (2 usage, 1 failure, 130 stopped)."""
+    print_any_text()
     try:
         app(prog_name="skinedge")
     except SkinedgeError as error:
         report_error(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        note("stopped; nothing half-written was left behind.")
-        sys.exit(130)
+    except OSError as error:  # a folder without permission, a disk that fails: the system's own words name the file
+        words = f"{error.filename}: {error.strerror}." if error.filename else f"{error}."
+        report_error(SkinedgeError(words), as_json="--json" in sys.argv)
+        sys.exit(SkinedgeError.exit_code)
+    except SystemExit as stop:
+        if stop.code == STOPPED:
+            note("stopped; no half-written bundle was left behind.")
+        raise
 
 
-def _source(model: Path | None, adapters: list[Path] | None) -> AbstractContextManager[AdapterCheckpoint]:
-    """The checkpoint named, or the embedded one."""
+def _existing(*paths: Path) -> None:
+    """Check that paths are there before anything slow begins.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path}: no such file or folder.", hint="Check the spelling, or give the full path.")
+
+
+def _source(
+    model: Path | None, adapters: list[Path] | None, out: Path | None = None
+) -> AbstractContextManager[AdapterCheckpoint]:
+    """The checkpoint named, or the embedded one; first of all, that there is room for a folder at ``out``."""
     from skinedge.artifacts import AdapterCheckpoint
     from skinedge.embedded import embedded_checkpoint
+    from skinedge.staging import refuse_taken
 
+    if out:
+        refuse_taken(out)
     if model is None:
         if adapters:
             raise UsageError("--adapter needs the model it belongs to.", hint="Add --model FOLDER.")
         return embedded_checkpoint()
-    for path in (model, *(adapters or ())):
-        if not path.exists():
-            raise UsageError(f"{path}: no such file or folder.", hint="Check the spelling, or give the full path.")
+    _existing(model, *(adapters or ()))
+    if not model.is_dir():
+        raise UsageError(f"{model} is a file, and a checkpoint is a folder.", hint=f"Did you mean {model.parent}?")
     return nullcontext(AdapterCheckpoint.find(model, adapters or ()))
 
 
@@ -318,7 +402,7 @@ def _choose(target: str | None, scheme: str | None, activations: str | None, dev
         same = target in (None, known.target)
         target, scheme = target or known.target, scheme or (known.scheme if same else None)
         activations = activations or (known.activations if same else None)
-    target = target or "onnx"
+    target = "onnx" if target is None else target
     scheme = check_scheme(target, scheme)
     if activations:
         check("activation type", activations, ("f32", "f16", "bf16"))
@@ -351,7 +435,7 @@ def _export(
             emit({"out": str(out), "files": dict(flight.plan.files), "nbytes": flight.plan.nbytes, "memory": flight.plan.memory})
             return
         table(("file", "size"), [(name, size(n)) for name, n in flight.plan.files.items()])
-        say(f"{out}: {size(flight.plan.nbytes)} in all, {size(flight.disk_free)} free there.")
+        say(f"{out}: {size(flight.plan.nbytes)} in all and the manifest, {size(flight.disk_free)} free there.")
         memory = f"{size(flight.plan.memory)} beyond the mapped checkpoint, {size(flight.memory_free)} free"
         say(f"memory: up to {memory}. Nothing was written.")
         return

@@ -8,40 +8,50 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, TypeVar
 
 from skinedge.errors import SkinedgeError
-from skinedge.weights.stream import Progress, Quiet
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+    from skinedge.weights.stream import Progress
 
 T = TypeVar("T")
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
 class _Bar:
-    """``Progress`` as a rich progress bar; each ``begin`` opens a line."""
+    """``Progress`` as a rich progress bar; each ``begin`` opens a line, and before the first nothing is shown."""
 
     def __init__(self, bars: RichProgress) -> None:
         self._bars = bars
         self._task: TaskID | None = None
 
     def begin(self, what: str, total: int) -> None:
+        self._bars.start()
         self._task = self._bars.add_task(what, total=total)
 
     def advance(self, count: int) -> None:
         if self._task is not None:
             self._bars.advance(self._task, count)
 
+    def end(self) -> None:
+        if self._task is not None:
+            self._bars.stop()
+
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress]:
     """A progress bar on standard error, or silence."""
     if quiet:
+        from skinedge.weights.stream import Quiet
+
         yield Quiet()
         return
     from rich.console import Console
@@ -54,8 +64,11 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Bar(bars)
+    bar = _Bar(Progress(*columns, console=Console(stderr=True)))
+    try:
+        yield bar
+    finally:
+        bar.end()
 
 
 def counted(what: str, items: Sequence[T], quiet: bool) -> Iterator[T]:
@@ -69,15 +82,26 @@ def counted(what: str, items: Sequence[T], quiet: bool) -> Iterator[T]:
     yield from track(items, description=what, console=Console(stderr=True), transient=True)
 
 
+def print_any_text() -> None:
+    """Let standard output show what its encoding has no letter for (a path, an answer) as ``?`` instead of failing."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def emit(value: Json) -> None:
-    """The machine-readable answer, one object on one line."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
+    """The machine-readable answer, one object on one line: ASCII, so that any encoding of the pipe carries it."""
+    sys.stdout.write(json.dumps(value, sort_keys=True, allow_nan=False) + "\n")
 
 
 def say(text: str = "", *, end: str = "\n") -> None:
     """A line of the answer itself."""
     sys.stdout.write(text + end)
     sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """``text`` without the control characters by which a model's words could command a terminal."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
 
 
 def note(text: str) -> None:

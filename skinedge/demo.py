@@ -10,10 +10,10 @@ from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export, verify
 from skinedge.console import note, progress_bar, size
 from skinedge.embedded import write_embedded
-from skinedge.errors import OutputError
 from skinedge.parity.compare import Comparison, compare
 from skinedge.parity.pictures import write_pictures
 from skinedge.runtime.pipeline import Answer, Ask, open_pipeline
+from skinedge.staging import refuse_taken
 from skinedge.targets._contract import ExportOptions
 
 # target, scheme, the side that runs on a machine without a GPU
@@ -40,8 +40,7 @@ def run_demo(out: Path, quiet: bool = False) -> bool:
         OutputError: ``out`` is taken.
         SkinedgeError: a step failed.
     """
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} exists and is not empty.", hint="Choose another --out, or remove it first.")
+    refuse_taken(out)
     source = write_embedded(out / "checkpoint")
     pictures = write_pictures(out / "pictures")
     _say(quiet, f"checkpoint: {source.path} with {len(source.adapters)} adapters, digest {source.digest[:16]}")
@@ -84,9 +83,8 @@ def _report(shown: list[Shown]) -> str:
     ]
     for s in shown:
         for stage in s.comparison.stages:
-            verdict = "reported" if stage.limit is None else "ok" if stage.passed else "FAIL"
             figures = ", ".join(f"{k} {v:.3g}" for k, v in stage.measured.items())
-            lines.append(f"| {s.target} {s.scheme} | {size(s.nbytes)} | {stage.name} | {verdict} | {figures} |")
+            lines.append(f"| {s.target} {s.scheme} | {size(s.nbytes)} | {stage.name} | {stage.verdict} | {figures} |")
     lines += [
         "",
         "A TensorRT plan cannot be opened without a GPU: what ran is the ONNX side of that bundle, the very files its",

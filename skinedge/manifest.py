@@ -106,7 +106,7 @@ class Manifest(_Record):
     skinedge: str
     target: str
     scheme: SchemeRecord
-    lineage: tuple[LineageRecord, ...]
+    lineage: tuple[LineageRecord, ...] = Field(min_length=1)
     architecture: ArchitectureRecord
     applied: dict[str, AppliedRecord]
     decoding: DecodingRecord
@@ -159,6 +159,9 @@ def read_manifest(folder: Path) -> Manifest:
         BundleError: missing, unreadable, from a newer skinedge, or it breaks a rule above.
     """
     path = folder / MANIFEST_FILE
+    if not folder.is_dir():
+        why = "it is a file, and a bundle is a folder" if folder.exists() else "there is no such folder"
+        raise BundleError(f"{folder} is not a bundle: {why}.", hint="Give the folder that skinedge export wrote.")
     if not path.is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST_FILE}.", hint="Make one: skinedge export --out FOLDER.")
     if path.stat().st_size > MAX_MANIFEST:
@@ -177,5 +180,5 @@ def read_manifest(folder: Path) -> Manifest:
         first = e.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "manifest"
         raise BundleError(f"{path}: {where}: {first['msg']}.", hint="The file was changed or damaged; export again.") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise BundleError(f"{path}: not readable as JSON: {e}.", hint="The file was changed or damaged; export again.") from e

@@ -31,9 +31,21 @@ def check(kind: str, name: str, known: tuple[str, ...]) -> str:
     """
     if name in known:
         return name
-    near = difflib.get_close_matches(name, known, n=1)
-    guess = f"Did you mean '{near[0]}'? " if near else ""
+    near = _nearest(name.lower(), known)
+    guess = f"Did you mean '{near}'? " if near else ""
     raise UsageError(f"unknown {kind} '{name}'.", hint=f"{guess}Known: {', '.join(known)}.")
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> str | None:
+    """The known name most like ``name``, one that it abbreviates (``4090``) or is short for it (``tensorrt``: trt) first."""
+    short = [k for k in known if len(name) > 2 and (_abbreviates(k, name) or _abbreviates(name, k))]
+    close = difflib.get_close_matches(name, short or known, n=1, cutoff=0 if short else 0.6)
+    return close[0] if close else None
+
+
+def _abbreviates(short: str, name: str) -> bool:
+    letters = iter(name)
+    return all(letter in letters for letter in short)
 
 
 def load(folder: str, kind: str, name: str) -> ModuleType:

@@ -20,8 +20,7 @@ def staged(out: Path) -> Iterator[Path]:
     Raises:
         OutputError: ``out`` is taken or cannot be written, or the disk ran full.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} exists and is not empty.", hint="Choose another --out, or remove it first.")
+    refuse_taken(out)
     folder = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -44,8 +43,7 @@ def staged_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: ``path`` exists or cannot be written, or the disk ran full.
     """
-    if path.exists():
-        raise OutputError(f"{path} exists already.", hint="Choose another name, or remove it first.")
+    refuse_taken_file(path)
     beside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +54,28 @@ def staged_file(path: Path) -> Iterator[BinaryIO]:
         raise _unwritable(path, e) from e
     finally:
         beside.unlink(missing_ok=True)
+
+
+def refuse_taken(out: Path) -> None:
+    """Check that a folder can be made at ``out``.
+
+    Raises:
+        OutputError: there is a file, or a folder that is not empty.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} exists and is a file.", hint="Choose another --out, or remove it first.")
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out} exists and is not empty.", hint="Choose another --out, or remove it first.")
+
+
+def refuse_taken_file(path: Path) -> None:
+    """Check that nothing is at ``path``.
+
+    Raises:
+        OutputError: something is.
+    """
+    if path.exists():
+        raise OutputError(f"{path} exists already.", hint="Choose another name, or remove it first.")
 
 
 def _unwritable(out: Path, e: OSError) -> OutputError:

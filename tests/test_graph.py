@@ -74,7 +74,7 @@ def test_same_input_same_bytes(source: AdapterCheckpoint, f32_bundle: Path, tmp_
 def test_layout_is_known_before_a_weight_is_read(source: AdapterCheckpoint, f32_bundle: Path) -> None:
     checkpoint = open_checkpoint(source.path, source.adapters)
     graphs = build_graphs(checkpoint, scheme="f32", vision_scheme="f32", activations="f32")
-    assert lay_out(graphs.graphs).sizes == {p.name: p.stat().st_size for p in f32_bundle.glob("*.data")}
+    assert lay_out(graphs.graphs).sizes == {p.name: p.stat().st_size for p in f32_bundle.glob("*.onnx*")}
     assert not any(t.startswith("base_model") for t in checkpoint.ledger.proved), "planning read the weights"
 
 

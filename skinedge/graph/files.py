@@ -6,7 +6,8 @@ that is how the adapter graph uses the decoder's head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,13 +33,19 @@ class Layout:
     """Where every weight of a folder's graphs lies, known before any is read."""
 
     places: dict[str, Place]
-    sizes: dict[str, int]  # data file -> bytes
+    data: dict[str, int]  # data file -> bytes
+    models: dict[str, bytes]  # graph file -> its content
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Every file -> bytes."""
+        return {name: len(content) for name, content in self.models.items()} | self.data
 
 
 def lay_out(graphs: Sequence[Graph]) -> Layout:
     """Assign a file and an offset to each weight, in the order of first use."""
     places: dict[str, Place] = {}
-    sizes: dict[str, int] = {}
+    data: dict[str, int] = {}
     for graph in graphs:
         file, end = f"{graph.name}.onnx.data", 0
         for name, stored in graph.weights.items():
@@ -48,8 +55,8 @@ def lay_out(graphs: Sequence[Graph]) -> Layout:
                 places[name] = Place(file, offset, nbytes)
                 end = offset + nbytes
         if end:
-            sizes[file] = end
-    return Layout(places, sizes)
+            data[file] = end
+    return Layout(places, data, {f"{graph.name}.onnx": _model(graph, places) for graph in graphs})
 
 
 def write_graphs(folder: Path, graphs: Sequence[Graph], progress: Progress, workers: int | None = None) -> dict[str, str]:
@@ -59,8 +66,10 @@ def write_graphs(folder: Path, graphs: Sequence[Graph], progress: Progress, work
     weights: dict[str, StoredTensor] = {}
     for graph in graphs:
         weights |= graph.weights
-        digests |= _write_model(folder, graph, layout)
-    for file, nbytes in layout.sizes.items():
+    for file, content in layout.models.items():
+        (folder / file).write_bytes(content)
+        digests[file] = hashlib.sha256(content).hexdigest()
+    for file, nbytes in layout.data.items():
         placed = [(p.offset, weights[name].payload) for name, p in layout.places.items() if p.file == file]
         progress.begin(file, nbytes)
         with (folder / file).open("wb") as f:
@@ -70,11 +79,12 @@ def write_graphs(folder: Path, graphs: Sequence[Graph], progress: Progress, work
     return digests
 
 
-def _write_model(folder: Path, graph: Graph, layout: Layout) -> dict[str, str]:
+def _model(graph: Graph, places: Mapping[str, Place]) -> bytes:
+    """The graph file, which refers to its weights by place."""
     import onnx_ir as ir
 
     for name, stored in graph.weights.items():
-        place = layout.places[name]
+        place = places[name]
         graph.model.graph.initializers[name].const_value = ir.ExternalTensor(
             place.file,
             place.offset,
@@ -82,11 +92,7 @@ def _write_model(folder: Path, graph: Graph, layout: Layout) -> dict[str, str]:
             ir.DataType[stored.onnx_type],
             shape=ir.Shape(stored.shape),
             name=name,
-            base_dir=folder,
         )
     # Sorted protobuf fields: the same graph gives the same bytes.
-    data = ir.to_proto(graph.model).SerializeToString(deterministic=True)
-    with (folder / f"{graph.name}.onnx").open("wb") as f:
-        out = HashingFile(f)
-        out.write(data)
-    return {f"{graph.name}.onnx": out.hexdigest()}
+    content: bytes = ir.to_proto(graph.model).SerializeToString(deterministic=True)
+    return content

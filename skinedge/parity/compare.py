@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ import numpy as np
 from skinedge.artifacts import AdapterCheckpoint, ParityReport
 from skinedge.console import counted, say
 from skinedge.errors import UsageError
+from skinedge.manifest import read_manifest
+from skinedge.model.config import read_config
 from skinedge.parity.metrics import LogitDistance, logit_distance
 from skinedge.parity.pictures import write_pictures
 from skinedge.parity.reference_inputs import ReferenceInputs
@@ -49,7 +52,10 @@ Measured = dict[str, float]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage over all images: the worst of each metric, the limit if it is gated, the verdict."""
+    """One stage over all images: the worst of each metric, the limit if it is gated, the verdict.
+
+    Infinity and NaN mark what cannot be compared (another shape, a missing bias, overflow): they fail any stage.
+    """
 
     name: str
     measured: Measured
@@ -58,23 +64,37 @@ class Stage:
 
     @property
     def passed(self) -> bool:
-        """Within tolerance, or not gated."""
-        return self.limit is None or self.measured[self.limit.metric] <= self.limit.value
+        """Comparable, and within tolerance if it is gated."""
+        comparable = all(map(math.isfinite, self.measured.values()))
+        return comparable and (self.limit is None or self.measured[self.limit.metric] <= self.limit.value)
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, ``FAIL``, or ``reported`` for a stage that is not gated."""
+        return "FAIL" if not self.passed else "ok" if self.limit else "reported"
 
     def line(self) -> str:
         """The stage on one line."""
-        verdict = "reported" if self.limit is None else ("ok" if self.passed else "FAIL")
         figures = "  ".join(f"{name} {value:.3g}" for name, value in self.measured.items())
         bound = f"  ({self.limit.metric} <= {self.limit.value:g})" if self.limit else ""
-        return f"{self.name:9} {verdict:8} {figures}{bound}"
+        return f"{self.name:9} {self.verdict:8} {figures}{bound}"
+
+    def to_json(self) -> Json:
+        """The stage; a figure that is not finite is null."""
+        measured = {name: value if math.isfinite(value) else None for name, value in self.measured.items()}
+        return {**asdict(self), "measured": measured, "passed": self.passed}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A bundle against its reference; stops at the first stage out of tolerance."""
+    """A bundle against its reference; stops at the first stage out of tolerance.
+
+    ``same_source`` says whether the reference is, byte for byte, what the bundle was made from.
+    """
 
     bundle: str
     reference: str
+    same_source: bool
     target: str
     scheme: str
     images: tuple[str, ...]  # sha256 of each photograph, never its name
@@ -92,7 +112,7 @@ class Comparison:
 
     def to_json(self) -> Json:
         """The whole comparison."""
-        stages = [{**asdict(s), "passed": s.passed} for s in self.stages]
+        stages = [s.to_json() for s in self.stages]
         return {**asdict(self), "stages": stages, "passed": self.passed, "first_bad_stage": self.first_bad}
 
 
@@ -120,8 +140,10 @@ def compare(
         quiet: do not say which stage is running.
 
     Raises:
+        UsageError: the reference is a model of other sizes.
         SkinedgeError: the bundle or the reference cannot be opened, or a photograph cannot be read.
     """
+    _check_sizes(bundle, source)
     from skinedge.model.reference import Reference
 
     with (
@@ -138,6 +160,7 @@ def compare(
     return Comparison(
         bundle=pipeline.manifest.digest,
         reference=source.digest,
+        same_source=pipeline.manifest.lineage[0].digest == source.digest,
         target=pipeline.manifest.target,
         scheme=pipeline.manifest.scheme.asked,
         images=tuple(hashlib.sha256(p.read_bytes()).hexdigest() for p in photographs)
@@ -163,8 +186,11 @@ def print_stages(result: Comparison) -> None:
     """One line per stage, then the verdict."""
     for stage in result.stages:
         say(stage.line())
+    if not result.same_source:
+        say("The bundle was made from another checkpoint, or other adapters, than this reference.")
     if result.passed:
-        say(f"{len(result.images)} pictures: every gated stage is within tolerance.")
+        pictures = "1 picture" if len(result.images) == 1 else f"{len(result.images)} pictures"
+        say(f"{pictures}: every gated stage is within tolerance.")
     else:
         say(f"stage '{result.first_bad}' is out of tolerance; the stages after it were not compared.")
 
@@ -172,10 +198,18 @@ def print_stages(result: Comparison) -> None:
 def _photographs(folder: Path, limit: int | None) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder.", hint="Give --images a folder of photographs, or leave it out.")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES)[:limit]
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))[:limit]
     if not found:
         raise UsageError(f"{folder} holds no photograph.", hint=f"Looked for {', '.join(sorted(_SUFFIXES))}.")
     return found
+
+
+def _check_sizes(bundle: Path, source: AdapterCheckpoint) -> None:
+    ours, theirs = read_manifest(bundle).architecture.config(), read_config(source.path)
+    if (ours.text, ours.vision) != (theirs.text, theirs.vision):
+        raise UsageError(
+            f"{bundle} and {source.path} are models of different sizes.", hint="Give --reference the checkpoint it was made from."
+        )
 
 
 class _Comparer:
@@ -210,7 +244,7 @@ class _Comparer:
         exact = [self.reference.encode_image(p) for p in counted("features of the reference", theirs, self.quiet)]
         encoded = [self.pipeline.session.encode_image(p) for p in counted("features of the bundle", ours, self.quiet)]
         yield self._stage("features", [_distance(a.features, b.features) for a, b in zip(exact, encoded, strict=True)])
-        if exact[0].bias is not None:
+        if any(e.bias is not None for e in (*exact, *encoded)):
             yield self._stage("bias", [_bias_distance(a, b) for a, b in zip(exact, encoded, strict=True)])
         rows = list(zip(references, prompts, exact, encoded, strict=True))
         runs = [self._sequence(*row) for row in counted("narratives", rows, self.quiet)]
@@ -218,8 +252,7 @@ class _Comparer:
             yield self._stage(name, [run[number] for run in runs])
 
     def _stage(self, name: str, measured: Sequence[Measured]) -> Stage:
-        worst = {m: (min if m in _LEAST_IS_WORST else max)(row[m] for row in measured) for m in measured[0]}
-        return Stage(name, worst, self.limits.get(name), len(measured))
+        return Stage(name, worst_of(measured), self.limits.get(name), len(measured))
 
     def _sequence(self, reference: Prompt, prompt: Prompt, exact: ImageEncoding, encoded: ImageEncoding) -> tuple[Measured, ...]:
         """Prefill, teacher-forced steps along the reference's greedy narrative, the bundle's own narrative."""
@@ -236,6 +269,12 @@ class _Comparer:
         words = [t.token_id for t in generation]
         narrative = [*tokens, int(expected[-1].argmax())]
         return prefill, steps, _text_distance(narrative, words)
+
+
+def worst_of(measured: Sequence[Measured]) -> Measured:
+    """The worst of each metric over all images."""
+    # numpy's extremes, because Python's own pass over a NaN that is not the first.
+    return {m: float((np.min if m in _LEAST_IS_WORST else np.max)([row[m] for row in measured])) for m in measured[0]}
 
 
 def _prefill(session: Session, prompt: Prompt, image: ImageEncoding, every: bool) -> Float32:

@@ -148,11 +148,13 @@ def reason(message: str) -> str:
         if "catchCudaError" in line or line.startswith("Invalid Node"):
             continue
         inner = re.search(r"Error Code \d+: [^(]*\((.*)", line)
-        text = re.split(r"(?:^|\s+)In \w+ at /", inner[1] if inner else line)[0]
+        text = re.split(r"(?:^|\s+)In [\w():]+ at /", inner[1] if inner else line)[0]
         text = re.sub(r"^(\[[^\]]*\] )?(MyelinCheckException: )?(Assertion failed: )?", "", text).strip().rstrip(".)")
         cuda = re.search(r"cudaError \d+: ([^()]+)", line)
-        if text or cuda:
-            return text or (cuda[1] if cuda else "")
+        if text:
+            return text
+        if cuda:
+            return cuda[1]
     return ""
 
 

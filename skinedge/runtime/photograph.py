@@ -107,6 +107,8 @@ _AGAIN = "Copy it again from the camera or the patient record."
 
 def _read(path: Path, name: str, limits: ImageLimits) -> bytes:
     try:
+        if path.is_dir():
+            raise ImageError(f"{name} is a folder.", hint="Give the photographs in it, each by its own path.")
         if not path.is_file():
             raise ImageError(f"{name}: there is no such file.", hint="Give the path of a photograph.")
         with path.open("rb") as f:

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ask:
-    """One question about some photographs; ``overrides`` replace the bundle's decoding defaults by name."""
+    """One question about some photographs; ``overrides`` replace the bundle's decoding defaults by name.
+
+    ``question`` may be left out where there is a photograph: the model is then asked to describe it.
+    """
 
     photographs: tuple[Path, ...] = ()
     question: str | None = None
@@ -105,17 +108,17 @@ class Pipeline:
         """Answer a request; ``on_text`` is given the text as it comes.
 
         Raises:
-            UsageError: a decoding setting that cannot be meant.
+            UsageError: nothing to answer, or a decoding setting that cannot be meant.
             ImageError: a photograph cannot be read.
             PromptError: the prompt does not fit.
         """
-        options = decoding_options(self.manifest.decoding, request)
+        options, question = decoding_options(self.manifest.decoding, request), question_of(request)
         begin = time.perf_counter()
         pixels = [self.pixels(p) for p in request.photographs]
         read = time.perf_counter()
         images = [self.session.encode_image(p) for p in pixels]
         encoded = time.perf_counter()
-        generation = self.start(images, request.question or DEFAULT_QUESTION, options)
+        generation = self.start(images, question, options)
         for token in generation:
             if on_text and token.text:
                 on_text(token.text)
@@ -164,9 +167,24 @@ def _open_session(folder: Path, manifest: Manifest, side: str | None, options: O
         return load_target(manifest.target).open_session(folder, manifest, options)
     if side == "onnx" and (folder / "onnx" / "decoder.onnx").is_file():
         return load_target("onnx").open_session(folder / "onnx", manifest, options)
+    sides = [manifest.target, *(["onnx"] if (folder / "onnx").is_dir() else [])]
     raise UsageError(
-        f"{folder} is a {manifest.target} bundle and has no side '{side}'.", hint="Leave --target out, or export for that target."
+        f"{folder} has no side '{side}': it was exported for {manifest.target}.",
+        hint=f"It can be opened as {' or '.join(sides)}; for another target export it again.",
     )
+
+
+def question_of(request: Ask) -> str:
+    """What is asked.
+
+    Raises:
+        UsageError: nothing; asked to describe a photograph it was not given, a model would invent one.
+    """
+    if request.question is None and not request.photographs:
+        raise UsageError("there is neither a photograph nor a question.", hint="Give a photograph, or ask with --question.")
+    if request.question is not None and not request.question.strip():
+        raise UsageError("the question is empty.", hint="Leave --question out to have the photograph described.")
+    return DEFAULT_QUESTION if request.question is None else request.question
 
 
 def decoding_options(defaults: DecodingRecord, request: Ask) -> GenerateOptions:

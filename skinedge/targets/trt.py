@@ -68,14 +68,24 @@ def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress
     model, library = _graphs(checkpoint, options), find_library()
     (folder / ONNX).mkdir()
     digests = {f"{ONNX}/{n}": d for n, d in write_graphs(folder / ONNX, model.graphs, progress, options.workers).items()}
-    layout, profiles = lay_out(model.graphs), _profiles(checkpoint, options)
+    layout, quantized = lay_out(model.graphs), options.scheme in ("int8", "int4")
+    profiles = plan_profiles(read_processor_config(checkpoint.folder), checkpoint.config, options.context, quantized=quantized)
     plans: dict[str, Any] = {}
     for graph in model.graphs:
         source, name = folder / ONNX / f"{graph.name}.onnx", f"{graph.name}.plan"
         built = build_plan(library, source, folder / name, profiles[graph.name], _weight_bytes(graph), progress)
         digests[name] = built.sha256
         plans[name] = {"sources": {p: digests[p] for p in _sources(graph, layout)}, **built.details}
-    return Written(model.applied, digests, _details(library.name, library.version, plans))
+    details = {
+        "library": library.name,
+        "version": library.version,
+        "opset": OPSET,
+        "context": options.context,
+        "plans": plans,
+        # Two builds order the outputs in a plan's table differently: by addresses in memory.
+        "deterministic": False,
+    }
+    return Written(model.applied, digests, details)
 
 
 def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Session:
@@ -122,13 +132,15 @@ def _graphs(checkpoint: Checkpoint, options: ExportOptions) -> ModelGraphs:
     return onnx.graphs(checkpoint, replace(options, activations=activations), cache_length=options.context)
 
 
-def _profiles(checkpoint: Checkpoint, options: ExportOptions) -> Mapping[str, tuple[Profile, ...]]:
-    processor, vision = read_processor_config(checkpoint.folder), checkpoint.config.vision
-    patches = most_patches(processor)
+def plan_profiles(
+    processor: ProcessorConfig, config: ModelConfig, context: int, *, quantized: bool
+) -> Mapping[str, tuple[Profile, ...]]:
+    """The profiles of each plan, by the name of its graph."""
+    patches, vision = most_patches(processor), config.vision
     photograph = {"P": _range(4, _USUAL_PATCHES, patches)}
     windows = _range(1, math.ceil(_USUAL_PATCHES / vision.window_patches), most_windows(patches, vision))
     return {
-        "decoder": decoder_profiles(options.context, quantized=options.scheme in ("int8", "int4")),
+        "decoder": decoder_profiles(context, quantized=quantized),
         "vision": ({**photograph, "W": windows},),
         "adapter": (photograph,),
     }
@@ -165,17 +177,6 @@ def most_windows(patches: int, config: VisionConfig) -> int:
 
 def _range(least: int, usual: int, most: int) -> Range:
     return least, max(least, min(usual, most)), most
-
-
-def _details(library: str, version: str, plans: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "library": library,
-        "version": version,
-        "opset": OPSET,
-        "plans": plans,
-        # Two builds differ in the order of a plan's outputs in its table, which follows addresses in memory.
-        "deterministic": False,
-    }
 
 
 def _weight_bytes(graph: Graph) -> int:
