@@ -248,7 +248,7 @@ def _manifest(
         requirements=_requirements(load_target(target)),
         licence=licence or _licence(checkpoint.folder),
         details=dict(written.details),
-        files=tuple(_file_records(folder, written.digests)),
+        files=tuple(file_records(folder, written.digests)),
     )
 
 
@@ -285,7 +285,8 @@ def _licence(folder: Path) -> str:
     return f"see {found}" if found else "not stated by the checkpoint"
 
 
-def _file_records(folder: Path, known: Mapping[str, str]) -> Iterator[FileRecord]:
+def file_records(folder: Path, known: Mapping[str, str]) -> Iterator[FileRecord]:
+    """A record of every file in ``folder``; those whose sha256 is ``known`` are not read."""
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
         if name in known:

@@ -26,8 +26,7 @@ from skinedge.errors import AdapterError, MissingDependencyError, PromptError
 from skinedge.model.adapter import RENORMALISE_EPS, TOP_K, AdapterShape, released_name
 from skinedge.model.names import EMBEDDING, HEAD, in_memory
 from skinedge.registry import check
-from skinedge.runtime.ort import check_prompt
-from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt
+from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt
 from skinedge.weights.checkpoint import Checkpoint, open_checkpoint
 from skinedge.weights.lora import CONFIG_FILE as LORA_CONFIG
 from skinedge.weights.shards import shard_paths

@@ -25,8 +25,7 @@ from skinedge.model.config import ModelConfig
 from skinedge.quantize._ggml import TYPES
 from skinedge.runtime._gguf_head import head_times
 from skinedge.runtime._llamacpp import FLASH_AUTO, FLASH_OFF, IMAGE_CHUNK, Batch, InputPart, LlamaCpp, llama_cpp
-from skinedge.runtime.ort import check_prompt
-from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt
+from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt
 from skinedge.weights.source import Array
 
 Branch = Callable[[Float32], BranchOutput]  # patch rows [P, 1176] -> what the adapter says of the image

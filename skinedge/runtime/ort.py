@@ -17,7 +17,7 @@ import numpy as np
 
 from skinedge.errors import BundleError, MissingDependencyError, PromptError, TargetError
 from skinedge.model.config import ModelConfig
-from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt
+from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt, image_index
 from skinedge.runtime.windows import plan_windows
 from skinedge.weights.source import Array
 
@@ -212,29 +212,6 @@ def to_ort(array: Array) -> ort.OrtValue:
     if array.dtype == ml_dtypes.bfloat16:
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), 16)
     return ort.OrtValue.ortvalue_from_numpy(array)
-
-
-def image_index(prompt: Prompt, image_token: int) -> Array:
-    """``[S]``: 0 for text tokens, a running number from 1 for image tokens."""
-    is_image = prompt.token_ids == image_token
-    return np.where(is_image, np.cumsum(is_image), 0).astype(np.int64)
-
-
-def check_prompt(prompt: Prompt, images: Sequence[ImageEncoding], context: int) -> None:
-    """Refuse a prompt that does not fit.
-
-    Raises:
-        PromptError: too long, or its images are not those given.
-    """
-    if len(prompt.token_ids) > context:
-        raise PromptError(
-            f"the prompt has {len(prompt.token_ids)} tokens and the context holds {context}.",
-            hint="Use fewer or smaller images, or open with a longer --context.",
-        )
-    if tuple(i.grid for i in images) != prompt.grids:
-        raise PromptError(
-            f"the prompt expects {len(prompt.grids)} images and {len(images)} encodings were given, or their sizes differ."
-        )
 
 
 def _run(session: ort.InferenceSession, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:

@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from skinedge.errors import PromptError
+
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
@@ -132,3 +134,27 @@ def combined_bias(images: Sequence[ImageEncoding]) -> Float32 | None:
         return None
     mean: Float32 = np.mean(biases, axis=0, dtype=np.float32)
     return mean
+
+
+def image_index(prompt: Prompt, image_token: int) -> Int64:
+    """``[S]``: 0 for text tokens, a running number from 1 for image tokens."""
+    is_image = prompt.token_ids == image_token
+    index: Int64 = np.where(is_image, np.cumsum(is_image), 0).astype(np.int64)
+    return index
+
+
+def check_prompt(prompt: Prompt, images: Sequence[ImageEncoding], context: int) -> None:
+    """Refuse a prompt that does not fit.
+
+    Raises:
+        PromptError: too long, or its images are not those given.
+    """
+    if len(prompt.token_ids) > context:
+        raise PromptError(
+            f"the prompt has {len(prompt.token_ids)} tokens and the context holds {context}.",
+            hint="Use fewer or smaller images, or open with a longer --context.",
+        )
+    if tuple(i.grid for i in images) != prompt.grids:
+        raise PromptError(
+            f"the prompt expects {len(prompt.grids)} images and {len(images)} encodings were given, or their sizes differ."
+        )

@@ -19,8 +19,7 @@ import numpy as np
 
 from skinedge.errors import PromptError, TargetError
 from skinedge.model.config import ModelConfig
-from skinedge.runtime.ort import check_prompt, image_index
-from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt
+from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt, image_index
 from skinedge.runtime.windows import plan_windows
 from skinedge.weights.source import Array
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skinedge.errors import UsageError
 from skinedge.graph.builder import OPSET, require_onnx
 from skinedge.graph.files import lay_out, write_graphs
 from skinedge.graph.model import ModelGraphs, build_graphs
+from skinedge.registry import check
 from skinedge.targets._contract import ExportOptions, ExportPlan, OpenOptions, Written
+from skinedge.weights.cast import FLOATS
 
 if TYPE_CHECKING:
     from skinedge.manifest import Manifest
@@ -47,12 +50,21 @@ def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Sess
 
 
 def graphs(checkpoint: Checkpoint, options: ExportOptions, cache_length: int | None = None) -> ModelGraphs:
-    """The graphs that ``options`` ask for."""
+    """The graphs that ``options`` ask for.
+
+    Raises:
+        UsageError: schemes and activations that do not go together.
+    """
     require_onnx()
-    floats = ("f32", "f16", "bf16")
-    activations = options.activations or (options.scheme if options.scheme in floats else "f32")
+    activations = options.activations or (options.scheme if options.scheme in FLOATS else "f32")
     # int4 costs a vision tower more than it saves: it is a tenth of the weights and sees every pixel.
-    vision = options.vision or ("int8" if options.scheme == "int4" else options.scheme)
+    vision = check("vision scheme for onnx", options.vision or ("int8" if options.scheme == "int4" else options.scheme), SCHEMES)
+    for scheme in (options.scheme, vision):
+        if scheme in FLOATS and scheme != activations:
+            raise UsageError(
+                f"{scheme} weights would be stored as {activations}, the type of the activations.",
+                hint=f"Choose {activations}, int8 or int4 for them, or other --activations.",
+            )
     return build_graphs(
         checkpoint, scheme=options.scheme, vision_scheme=vision, activations=activations, cache_length=cache_length
     )

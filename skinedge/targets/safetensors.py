@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skinedge.errors import TargetError
+from skinedge.errors import TargetError, UsageError
 from skinedge.targets._contract import Applied, ExportOptions, ExportPlan, OpenOptions, Written
 from skinedge.weights.cast import FLOATS
 from skinedge.weights.merge import AS_STORED, SCHEMES, lay_out, merge
@@ -30,7 +30,15 @@ _MEMORY, _MEMORY_PER_WORKER = 100 << 20, 120 << 20
 
 
 def plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
-    """Names and sizes of the files, and the memory it takes."""
+    """Names and sizes of the files, and the memory it takes.
+
+    Raises:
+        UsageError: an option that a checkpoint has not.
+    """
+    if options.vision or options.activations:
+        raise UsageError(
+            "a safetensors checkpoint has one scheme and no activations.", hint="Leave --vision-scheme and --activations out."
+        )
     workers = options.workers or os.cpu_count() or 1
     return ExportPlan(lay_out(checkpoint, options.scheme).sizes, _MEMORY + workers * _MEMORY_PER_WORKER)
 

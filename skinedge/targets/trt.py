@@ -108,6 +108,34 @@ def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Sess
     return TrtSession(folder, manifest.architecture.config(), device, context=options.context)
 
 
+def rebuild(folder: Path, manifest: Manifest, progress: Progress, library: str | None = None) -> Written:
+    """Build the plans of a bundle's ONNX side anew in ``folder``, with this device's own TensorRT.
+
+    Args:
+        folder: holds what the bundle holds, without plans.
+        manifest: the bundle's.
+        progress: told of the bytes.
+        library: ``tensorrt`` or ``tensorrt_rtx``; by default what fits this machine.
+
+    Raises:
+        MissingDependencyError: no TensorRT is installed.
+        TargetError: TensorRT refuses a graph.
+    """
+    found, before = find_library(library), manifest.details
+    processor, config = read_processor_config(folder), manifest.architecture.config()
+    quantized = manifest.scheme.asked in ("int8", "int4")
+    profiles = plan_profiles(processor, config, before["context"], quantized=quantized)
+    digests: dict[str, str] = {}
+    plans: dict[str, Any] = {}
+    for name, plan in before["plans"].items():
+        graph = name.removesuffix(".plan")
+        weight_bytes = sum((folder / source).stat().st_size for source in plan["sources"])
+        built = build_plan(found, folder / ONNX / f"{graph}.onnx", folder / name, profiles[graph], weight_bytes, progress)
+        digests[name] = built.sha256
+        plans[name] = {"sources": plan["sources"], **built.details}
+    return Written({}, digests, {**before, "library": found.name, "version": found.version, "plans": plans})
+
+
 def onnx_folder(folder: Path) -> Path:
     """The ONNX side of a bundle: what ``OrtSession`` opens and what plans are rebuilt from."""
     return folder / ONNX
