@@ -30,7 +30,7 @@ def build(bundle: Path, out: Path, library: str | None, quiet: bool = False) -> 
     """
     manifest = verify(bundle)
     if manifest.target != "trt":
-        raise UsageError(f"{bundle} is a {manifest.target} bundle and has no plans.", hint="Export one with --target trt.")
+        raise UsageError(f"{bundle} is a bundle for {manifest.target} and has no plans.", hint="Export one with --target trt.")
     plans = set(manifest.details["plans"])
     with staged(out) as folder, progress_bar(quiet) as progress:
         for record in manifest.files:

@@ -65,7 +65,7 @@ def test_unknown_recipe_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_plans_are_rebuilt_from_the_onnx_side(tiny_model: Path, tiny_branch: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx")
+    pytest.importorskip("tensorrt_rtx_bindings")
     source = AdapterCheckpoint.find(tiny_model, [tiny_branch])
     bundle = export(source, "trt", ExportOptions("int8", context=256), tmp_path / "b").path
     before = verify(bundle)
@@ -85,5 +85,5 @@ def test_only_a_trt_bundle_has_plans(tiny_model: Path, tmp_path: Path, capsys: p
     pytest.importorskip("onnx_ir")
     bundle = export(AdapterCheckpoint.find(tiny_model), "onnx", ExportOptions("int4"), tmp_path / "b").path
     assert build_on_device.main([str(bundle), "--out", str(tmp_path / "new")]) == 2
-    assert "is a onnx bundle and has no plans" in capsys.readouterr().err
+    assert "is a bundle for onnx and has no plans" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
