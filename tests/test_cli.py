@@ -92,12 +92,12 @@ def test_version() -> None:
 
 def test_completion_can_be_installed_and_knows_the_names() -> None:
     assert "_SKINEDGE_COMPLETE" in process("--show-completion", "bash", SHELL="/bin/bash").out
-    for typed, expected in (
+    for line, expected in (
         ("skinedge export --target ", {"gguf", "onnx", "safetensors", "trt"}),
         ("skinedge export --device rtx-4", {"rtx-4060-8gb", "rtx-4090"}),
         ("skinedge ver", {"verify"}),
     ):
-        words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split(" ")) - 1), "_SKINEDGE_COMPLETE": "complete_bash"}
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_SKINEDGE_COMPLETE": "complete_bash"}
         assert set(process(**words).out.split()) == expected
 
 
@@ -176,7 +176,7 @@ WRONG: list[tuple[str, tuple[str, ...], int, str, str]] = [
     ("scheme elsewhere", ("export", "-s", "q4_k_m"), 2, "onnx cannot store weights as 'q4_k_m'.", "Add --target gguf, or"),
     ("merge type", ("merge", "--dtype", "bfloat16"), 2, "unknown scheme for safetensors 'bfloat16'.", "Did you mean 'bf16'?"),
     ("activations", ("export", "--activations", "fp16"), 2, "unknown activation type 'fp16'.", "Did you mean 'f16'?"),
-    ("vision", ("export", "--vision-scheme", "int5", "--dry-run"), 2, "unknown vision scheme for onnx 'int5'.", "Did you mean 'int"),
+    ("vision", ("export", "--vision-scheme", "int5", "--dry-run"), 2, "unknown vision scheme for onnx 'int5'.", "mean 'int"),
     ("device", ("export", "--device", "4090"), 2, "unknown device '4090'.", "Did you mean 'rtx-4090'? Known: jetson"),
     ("model", ("export", "--model", "nowhere"), 2, "nowhere: no such file or folder.", "Check the spelling"),
     ("model that is a file", ("export", "--model", "note.txt"), 2, "note.txt is a file, and a checkpoint is a folder.", "mean ."),

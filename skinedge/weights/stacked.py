@@ -2,7 +2,7 @@
 
 ``q``, ``k`` and ``v`` read the same activations, as do ``gate`` and ``up``.  Stacking their rows makes one
 wider matrix; a decoder of one token at a time spends its time starting products, so fewer is faster
-(measured in ``docs/decisions/0003-decoder-graph.md``).
+(measured in ``docs/decisions/0006-packed-projections.md``).
 """
 
 from __future__ import annotations
