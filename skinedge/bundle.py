@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -26,11 +26,15 @@ from skinedge.manifest import (
     FileRecord,
     LineageRecord,
     Manifest,
+    PromptRecord,
     SchemeRecord,
     architecture_record,
     read_manifest,
 )
 from skinedge.registry import check, load, names
+from skinedge.runtime.image import read_processor_config
+from skinedge.runtime.prompt import DEFAULT_QUESTION, PromptBuilder, ask
+from skinedge.runtime.session import Grid
 from skinedge.staging import staged
 from skinedge.targets._contract import ExportOptions, ExportPlan, Target, Written
 from skinedge.weights.checkpoint import Checkpoint, open_checkpoint
@@ -244,12 +248,21 @@ def _manifest(
         ),
         architecture=_architecture(checkpoint),
         applied={n: AppliedRecord(scheme=a.scheme, bits=round(a.bits, 4), weights=a.weights) for n, a in written.applied.items()},
+        processor=asdict(read_processor_config(folder)),
+        prompt=_prompt(folder, checkpoint),
         decoding=DecodingRecord(bias="every-step" if checkpoint.side_branch else "off"),
         requirements=_requirements(load_target(target)),
         licence=licence or _licence(checkpoint.folder),
         details=dict(written.details),
         files=tuple(file_records(folder, written.digests)),
     )
+
+
+def _prompt(folder: Path, checkpoint: Checkpoint) -> PromptRecord:
+    """Rendering it once also shows that the tokenizer and the template are there and fit the model."""
+    one_token = Grid(1, checkpoint.config.vision.spatial_merge_size, checkpoint.config.vision.spatial_merge_size)
+    rendered = PromptBuilder.from_folder(folder, checkpoint.config).build(ask(), [one_token]).text
+    return PromptRecord(question=DEFAULT_QUESTION, rendered=rendered)
 
 
 def _architecture(checkpoint: Checkpoint) -> ArchitectureRecord:
@@ -272,7 +285,9 @@ def _bits_per_weight(written: Written) -> float:
 
 
 def _requirements(target: Target) -> dict[str, str]:
-    return {"extra": target.EXTRA} if target.EXTRA else {}
+    """What a device must install to open the bundle."""
+    package = f"skinedge[{target.EXTRA}]" if target.EXTRA else "skinedge"
+    return {"install": f"{package}=={__version__}"}
 
 
 def _licence(folder: Path) -> str:

@@ -169,8 +169,9 @@ def run(
     request = Ask(tuple(images or ()), question, seed, tuple(stop or ()), {k: v for k, v in overrides.items() if v is not None})
     # What can be judged without the model is judged before it is loaded, which takes a while.
     _existing(bundle, *request.photographs)
-    question_of(request)
-    decoding_options(read_manifest(bundle).decoding, request)
+    manifest = read_manifest(bundle)
+    question_of(request, manifest.prompt.question)
+    decoding_options(manifest.decoding, request)
     with open_pipeline(bundle, side=side, threads=threads, context=context) as pipeline:
         answer = pipeline.run(request, on_text=None if as_json else lambda piece: say(printable(piece), end=""))
     if as_json:

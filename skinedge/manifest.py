@@ -99,6 +99,13 @@ class DecodingRecord(_Record):
     bias: str = Field(default="every-step", pattern="^(every-step|off)$")
 
 
+class PromptRecord(_Record):
+    """How a case is put to the model: the question asked when there is none, and how it is rendered with one image."""
+
+    question: str
+    rendered: str
+
+
 class Manifest(_Record):
     """The whole of ``skinedge.json``."""
 
@@ -109,6 +116,8 @@ class Manifest(_Record):
     lineage: tuple[LineageRecord, ...] = Field(min_length=1)
     architecture: ArchitectureRecord
     applied: dict[str, AppliedRecord]
+    processor: dict[str, Any]
+    prompt: PromptRecord
     decoding: DecodingRecord
     requirements: dict[str, str]
     licence: str

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skinedge import registry
+from skinedge import __version__, registry
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import check_scheme, export, known_targets, load_target, preflight, verify
 from skinedge.devices import known_devices, read_device
@@ -146,7 +146,10 @@ def test_the_manifest_says_what_was_asked_and_what_was_done(case: Case) -> None:
     assert manifest.lineage[0].digest == case.source.digest
     assert [record.kind for record in manifest.lineage] == ["adapter-checkpoint", "merged-weights", "quantized-weights"]
     assert manifest.decoding.bias == "every-step"
-    assert manifest.requirements == ({"extra": load_target(case.target).EXTRA} if load_target(case.target).EXTRA else {})
+    extra = load_target(case.target).EXTRA
+    assert manifest.requirements == {"install": f"skinedge[{extra}]=={__version__}" if extra else f"skinedge=={__version__}"}
+    assert manifest.prompt.question in manifest.prompt.rendered
+    assert manifest.processor["max_pixels"] == 1003520
     assert all(0 < applied.bits <= 32 for applied in manifest.applied.values())
     assert "tokenizer.json" in {record.path for record in manifest.files}
 

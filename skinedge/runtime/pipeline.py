@@ -17,7 +17,7 @@ from skinedge.bundle import check_files, load_target
 from skinedge.errors import BundleError, UsageError
 from skinedge.runtime.generate import BiasPolicy, GenerateOptions, Generation, Transcript, generate
 from skinedge.runtime.image import ProcessorConfig, load_photograph, read_processor_config, to_pixels
-from skinedge.runtime.prompt import DEFAULT_QUESTION, PromptBuilder, ask
+from skinedge.runtime.prompt import PromptBuilder, ask
 from skinedge.runtime.sampling import SamplingOptions
 from skinedge.runtime.session import ImageEncoding, Pixels, Session
 from skinedge.targets._contract import OpenOptions
@@ -112,7 +112,7 @@ class Pipeline:
             ImageError: a photograph cannot be read.
             PromptError: the prompt does not fit.
         """
-        options, question = decoding_options(self.manifest.decoding, request), question_of(request)
+        options, question = decoding_options(self.manifest.decoding, request), question_of(request, self.manifest.prompt.question)
         begin = time.perf_counter()
         pixels = [self.pixels(p) for p in request.photographs]
         read = time.perf_counter()
@@ -174,8 +174,8 @@ def _open_session(folder: Path, manifest: Manifest, side: str | None, options: O
     )
 
 
-def question_of(request: Ask) -> str:
-    """What is asked.
+def question_of(request: Ask, default: str) -> str:
+    """What is asked, ``default`` if it is left open.
 
     Raises:
         UsageError: nothing; asked to describe a photograph it was not given, a model would invent one.
@@ -184,7 +184,7 @@ def question_of(request: Ask) -> str:
         raise UsageError("there is neither a photograph nor a question.", hint="Give a photograph, or ask with --question.")
     if request.question is not None and not request.question.strip():
         raise UsageError("the question is empty.", hint="Leave --question out to have the photograph described.")
-    return DEFAULT_QUESTION if request.question is None else request.question
+    return default if request.question is None else request.question
 
 
 def decoding_options(defaults: DecodingRecord, request: Ask) -> GenerateOptions:
