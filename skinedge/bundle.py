@@ -32,7 +32,7 @@ from skinedge.manifest import (
     read_manifest,
 )
 from skinedge.registry import check, load, names
-from skinedge.runtime.image import read_processor_config
+from skinedge.runtime.image import ProcessorConfig, read_processor_config
 from skinedge.runtime.prompt import DEFAULT_QUESTION, PromptBuilder, ask
 from skinedge.runtime.session import Grid
 from skinedge.staging import staged
@@ -62,9 +62,11 @@ DISK_MARGIN = 16 << 20
 
 @dataclass(frozen=True)
 class Preflight:
-    """What an export would write and need, and what the machine has."""
+    """What an export would write and need, what the machine has, and what the checkpoint's small files say."""
 
     plan: ExportPlan
+    processor: ProcessorConfig
+    prompt: PromptRecord
     disk_free: int
     memory_free: int
 
@@ -107,7 +109,11 @@ def check_scheme(target: str, scheme: str | None) -> str:
 
 
 def preflight(checkpoint: Checkpoint, target: str, options: ExportOptions, out: Path) -> Preflight:
-    """Plan an export without writing anything."""
+    """Plan an export without writing anything.
+
+    Raises:
+        SkinedgeError: by kind: a small file of the checkpoint, an option or the target is at fault.
+    """
     import psutil
 
     place = out.absolute()
@@ -117,7 +123,11 @@ def preflight(checkpoint: Checkpoint, target: str, options: ExportOptions, out: 
     small = (*CARRIED, *LICENCE_FILES)
     carried = {n: (checkpoint.folder / n).stat().st_size for n in small if (checkpoint.folder / n).is_file()}
     return Preflight(
-        ExportPlan({**carried, **plan.files}, plan.memory), shutil.disk_usage(place).free, psutil.virtual_memory().available
+        plan=ExportPlan({**carried, **plan.files}, plan.memory),
+        processor=read_processor_config(checkpoint.folder),
+        prompt=_prompt(checkpoint),
+        disk_free=shutil.disk_usage(place).free,
+        memory_free=psutil.virtual_memory().available,
     )
 
 
@@ -147,7 +157,8 @@ def export(
     """
     module = load_target(target)
     checkpoint = open_checkpoint(source.path, source.adapters)
-    preflight(checkpoint, target, options, out).refuse_if_too_big(out)
+    flight = preflight(checkpoint, target, options, out)
+    flight.refuse_if_too_big(out)
     with staged(out) as folder:
         written = module.write(checkpoint, options, folder, progress or Quiet())
         _carry(checkpoint.folder, folder)
@@ -155,7 +166,7 @@ def export(
             prove_side_branch(checkpoint.side_branch, checkpoint.ledger)
         if not allow_inert:
             checkpoint.ledger.settle()
-        manifest = _manifest(source, checkpoint, target, options, written, folder, licence)
+        manifest = _manifest(source, checkpoint, target, options, flight, written, folder, licence)
         (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
     return Bundle(out, manifest.digest, manifest.lineage[-1].digest, target)
 
@@ -224,6 +235,7 @@ def _manifest(
     checkpoint: Checkpoint,
     target: str,
     options: ExportOptions,
+    flight: Preflight,
     written: Written,
     folder: Path,
     licence: str | None,
@@ -248,8 +260,8 @@ def _manifest(
         ),
         architecture=_architecture(checkpoint),
         applied={n: AppliedRecord(scheme=a.scheme, bits=round(a.bits, 4), weights=a.weights) for n, a in written.applied.items()},
-        processor=asdict(read_processor_config(folder)),
-        prompt=_prompt(folder, checkpoint),
+        processor=asdict(flight.processor),
+        prompt=flight.prompt,
         decoding=DecodingRecord(bias="every-step" if checkpoint.side_branch else "off"),
         requirements=_requirements(load_target(target)),
         licence=licence or _licence(checkpoint.folder),
@@ -258,10 +270,10 @@ def _manifest(
     )
 
 
-def _prompt(folder: Path, checkpoint: Checkpoint) -> PromptRecord:
+def _prompt(checkpoint: Checkpoint) -> PromptRecord:
     """Rendering it once also shows that the tokenizer and the template are there and fit the model."""
     one_token = Grid(1, checkpoint.config.vision.spatial_merge_size, checkpoint.config.vision.spatial_merge_size)
-    rendered = PromptBuilder.from_folder(folder, checkpoint.config).build(ask(), [one_token]).text
+    rendered = PromptBuilder.from_folder(checkpoint.folder, checkpoint.config).build(ask(), [one_token]).text
     return PromptRecord(question=DEFAULT_QUESTION, rendered=rendered)
 
 

@@ -380,6 +380,11 @@ def _source(
         if adapters:
             raise UsageError("--adapter needs the model it belongs to.", hint="Add --model FOLDER.")
         return embedded_checkpoint()
+    if not model.exists() and not model.is_absolute() and len(model.parts) == 2 and not model.parent.exists():
+        hub = (
+            f"If it is a name on the Hugging Face hub, download it first: hf download {model.as_posix()} --local-dir {model.name}"
+        )
+        raise UsageError(f"{model}: no such folder, and skinedge fetches nothing from the network.", hint=hub)
     _existing(model, *(adapters or ()))
     if not model.is_dir():
         raise UsageError(f"{model} is a file, and a checkpoint is a folder.", hint=f"Did you mean {model.parent}?")

@@ -7,6 +7,7 @@ machine name, so the same input gives the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -138,13 +139,19 @@ class Manifest(_Record):
     @property
     def digest(self) -> str:
         """sha256 of the manifest, which fixes every other file."""
-        import hashlib
-
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return _digest(self.model_dump(mode="json"))
 
     def to_json(self) -> str:
-        """The text of ``skinedge.json``."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        """The text of ``skinedge.json``: the manifest and, so that a changed byte of it is found too, its digest."""
+        return _text({**self.model_dump(mode="json"), "digest": self.digest})
+
+
+def _text(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(_text(record).encode()).hexdigest()
 
 
 def architecture_record(config: ModelConfig, side_branch: AdapterShape | None) -> ArchitectureRecord:
@@ -165,7 +172,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check ``skinedge.json``.
 
     Raises:
-        BundleError: missing, unreadable, from a newer skinedge, or it breaks a rule above.
+        BundleError: missing, unreadable, changed, from a newer skinedge, or it breaks a rule above.
     """
     path = folder / MANIFEST_FILE
     if not folder.is_dir():
@@ -183,8 +190,12 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path}: its schema version is {version!r} and this skinedge reads {SCHEMA_VERSION}.",
                 hint="Use the skinedge that wrote it, or export again.",
             )
+        stated = raw.pop("digest", None)
         # Through JSON text again: strict mode then applies JSON's types (lists for tuples).
-        return Manifest.model_validate_json(json.dumps(raw))
+        manifest = Manifest.model_validate_json(json.dumps(raw))
+        if stated != _digest(raw):
+            raise BundleError(f"{path} was changed since it was written: its digest is another.", hint="Copy the bundle again.")
+        return manifest
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "manifest"

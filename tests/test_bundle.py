@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,22 +69,13 @@ def test_any_flipped_byte_is_found(bundle: Path, data: st.DataObject) -> None:
     path.write_bytes(content)
     try:
         if path.name == MANIFEST_FILE:
-            before = read_manifest_digest(original)
-            try:
-                assert verify(bundle).digest != before, "a changed manifest has another digest"
-            except SkinedgeError:
-                pass
+            with suppress(BundleError):  # another kind of white space is not a change
+                assert verify(bundle).to_json().encode() == original
         else:
             with pytest.raises(BundleError, match="was changed"):
                 verify(bundle)
     finally:
         path.write_bytes(original)
-
-
-def read_manifest_digest(content: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,7 @@ WRONG: list[tuple[str, tuple[str, ...], int, str, str]] = [
     ("vision", ("export", "--vision-scheme", "int5", "--dry-run"), 2, "unknown vision scheme for onnx 'int5'.", "mean 'int"),
     ("device", ("export", "--device", "4090"), 2, "unknown device '4090'.", "Did you mean 'rtx-4090'? Known: jetson"),
     ("model", ("export", "--model", "nowhere"), 2, "nowhere: no such file or folder.", "Check the spelling"),
+    ("model on the hub", ("export", "--model", "Qwen/Qwen2.5-VL-7B"), 2, "fetches nothing from the network.", "hf download Qwen/Qwen2"),
     ("model that is a file", ("export", "--model", "note.txt"), 2, "note.txt is a file, and a checkpoint is a folder.", "mean ."),
     ("model without files", ("export", "--model", "empty"), 1, "empty/config.json is missing", "Point --model at"),
     ("adapter alone", ("export", "--adapter", "empty"), 2, "--adapter needs the model it belongs to.", "Add --model FOLDER."),

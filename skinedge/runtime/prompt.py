@@ -87,7 +87,7 @@ class PromptBuilder:
         Raises:
             CheckpointError: a file is missing or unreadable, or the files contradict each other.
         """
-        settings = read_json(folder / "tokenizer_config.json", "the tokenizer's settings")
+        settings = read_json(folder / "tokenizer_config.json", "the tokenizer's configuration")
         tokenizer = _read_tokenizer(folder / "tokenizer.json", settings)
         source, where = _read_template(folder, settings)
         return cls(tokenizer, ChatTemplate(source, _named_tokens(settings), where), config, str(folder))
