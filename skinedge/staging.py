@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +22,7 @@ def staged(out: Path) -> Iterator[Path]:
     """
     refuse_taken(out)
     folder = out.parent / f".{out.name}.partial-{os.getpid()}"
+    made = [parent for parent in out.parents if not parent.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _sweep(out)
@@ -34,6 +35,9 @@ def staged(out: Path) -> Iterator[Path]:
         raise _unwritable(out, e) from e
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # it is not empty: the block succeeded
+                parent.rmdir()
 
 
 @contextmanager
@@ -60,12 +64,17 @@ def refuse_taken(out: Path) -> None:
     """Check that a folder can be made at ``out``.
 
     Raises:
-        OutputError: there is a file, or a folder that is not empty.
+        OutputError: there is a file, or a folder that is not empty or cannot be replaced.
     """
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} exists and is a file.", hint="Choose another --out, or remove it first.")
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out} exists and is not empty.", hint="Choose another --out, or remove it first.")
+    if out.resolve() == Path.cwd() or os.path.ismount(out):  # Path.is_mount is not on Windows
+        what = "the folder you are in" if out.resolve() == Path.cwd() else "where a disk is mounted"
+        raise OutputError(
+            f"{out} is {what}, and a new folder cannot take its place.", hint=f"Name one in it: --out {out / 'bundle'}."
+        )
 
 
 def refuse_taken_file(path: Path) -> None:

@@ -92,7 +92,7 @@ class FakePlan:
         pasts = [n for n in feeds if n.startswith("past.")]
         assert all(addresses[n] == addresses[n.replace("past.", "present.")] for n in pasts), "not in place"
         assert len({addresses[n] for n in pasts}) == len(pasts), "two caches share a buffer"
-        assert feeds["start"][0] + feeds["input_ids"].shape[1] <= feeds[pasts[0]].shape[2], "beyond the cache"
+        assert feeds["start"][0] + feeds["inputs_embeds"].shape[1] <= feeds[pasts[0]].shape[2], "beyond the cache"
 
     @staticmethod
     def _tensor(info: ort.NodeArg, is_input: bool) -> Tensor:

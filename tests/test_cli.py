@@ -179,7 +179,7 @@ WRONG: list[tuple[str, tuple[str, ...], int, str, str]] = [
     ("vision", ("export", "--vision-scheme", "int5", "--dry-run"), 2, "unknown vision scheme for onnx 'int5'.", "mean 'int"),
     ("device", ("export", "--device", "4090"), 2, "unknown device '4090'.", "Did you mean 'rtx-4090'? Known: jetson"),
     ("model", ("export", "--model", "nowhere"), 2, "nowhere: no such file or folder.", "Check the spelling"),
-    ("model on the hub", ("export", "--model", "Qwen/Qwen2.5-VL-7B"), 2, "fetches nothing from the network.", "hf download Qwen/Qwen2"),
+    ("model on the hub", ("export", "--model", "Qwen/Qwen2.5"), 2, "fetches nothing from the network.", "hf download Qwen/Qwen2"),
     ("model that is a file", ("export", "--model", "note.txt"), 2, "note.txt is a file, and a checkpoint is a folder.", "mean ."),
     ("model without files", ("export", "--model", "empty"), 1, "empty/config.json is missing", "Point --model at"),
     ("adapter alone", ("export", "--adapter", "empty"), 2, "--adapter needs the model it belongs to.", "Add --model FOLDER."),
@@ -350,6 +350,26 @@ def test_dry_run_writes_nothing_and_tells_the_sizes(
     assert all(name in said.out for name in written)
 
 
+@pytest.mark.parametrize(
+    "file", ["preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"]
+)
+def test_a_missing_small_file_is_found_before_a_weight_is_read(
+    file: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 7B would have been written for half an hour by then."""
+    from skinedge.targets import onnx
+
+    monkeypatch.setattr(onnx, "write", lambda *arguments: pytest.fail("weights were written"))
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (model / file).unlink()
+    for asked in ((), ("--dry-run",)):
+        done = typed("export", "--model", model, "--out", tmp_path / "b", *asked)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith(f"error: {model}")
+        assert file in done.err
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_device_chooses_target_and_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gguf")
     monkeypatch.chdir(tmp_path)
@@ -358,6 +378,28 @@ def test_a_device_chooses_target_and_scheme(tmp_path: Path, monkeypatch: pytest.
     done = typed("export", "--device", "workstation-ddr5-5600", "--target", "onnx", "--scheme", "int8", "--dry-run", "--json")
     assert done.json["out"] == "skinedge-tiny-onnx-int8"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_one_is_in_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for here in (".", "./", tmp_path, "new/.."):
+        done = typed("export", "--out", here)
+        assert done.code == 1
+        assert "is the folder you are in, and a new folder cannot take its place." in done.err
+        assert "Name one in it: --out " in done.err
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_exports_to_one_place_the_first_wins(tmp_path: Path) -> None:
+    from skinedge.errors import OutputError
+    from skinedge.staging import staged
+
+    out = tmp_path / "deep" / "b"
+    with pytest.raises(OutputError, match="could not be written"), staged(out) as folder:  # noqa: PT012
+        (folder / "ours").write_text("second", encoding="utf-8")
+        out.mkdir()
+        (out / "theirs").write_text("first", encoding="utf-8")
+    assert content(tmp_path) == {"deep/b/theirs": b"first"}
 
 
 # --- parity -------------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_a_disk_that_fills_up_midway(
     target: str, scheme: str, tiny_model: Path, tiny_branch: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_space(monkeypatch)
-    out = small_disk / "b"
+    out = small_disk / "deep" / "b"
     done = typed("export", "--model", tiny_model, "-a", tiny_branch, "-t", target, "-s", scheme, "--out", out)
     assert done.code == 1
     assert f"error: {out} could not be written: the disk ran full." in done.err
@@ -89,6 +89,14 @@ def test_a_disk_that_holds_the_graphs_but_not_the_plans(
         assert "decoder.plan" in done.err, "it ended before the plans"
         assert list(folder.iterdir()) == []
         gc.collect()  # TensorRT's parser maps the graphs' weights until it is freed, and the disk cannot go before
+
+
+def test_a_mounted_disk_cannot_be_replaced_by_a_bundle(small_disk: Path) -> None:
+    """What people do in a container: its disk is mounted at /out, and only a folder in it can be made whole."""
+    done = typed("export", "--out", small_disk)
+    assert done.code == 1
+    assert f"{small_disk} is where a disk is mounted, and a new folder cannot take its place." in done.err
+    assert f"Name one in it: --out {small_disk / 'bundle'}." in done.err
 
 
 def test_a_report_that_does_not_fit(small_disk: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export
 from skinedge.errors import TargetError
-from skinedge.graph.files import lay_out
 from skinedge.graph.model import build_graphs
 from skinedge.model.adapter import run_branch
 from skinedge.model.config import read_config
@@ -51,19 +50,23 @@ def session_of(bundle: Path) -> OrtSession:
 @pytest.mark.parametrize("scheme", ONNX_SCHEMES)
 def test_graphs_are_standard_and_check_clean(source: AdapterCheckpoint, scheme: str, tmp_path: Path) -> None:
     bundle = export(source, "onnx", ExportOptions(scheme), tmp_path / "b").path
-    for name in ("decoder", "vision", "adapter"):
+    for name in ("decoder", "head", "vision", "adapter"):
         onnx.checker.check_model(str(bundle / f"{name}.onnx"), full_check=True)
         model = onnx.load(str(bundle / f"{name}.onnx"), load_external_data=False)
         assert {n.domain for n in model.graph.node} == {""}, "an operator outside the standard"
         assert all(i.data_location == onnx.TensorProto.EXTERNAL for i in model.graph.initializer if len(i.raw_data) > 4096)
 
 
-def test_the_head_is_stored_once(f32_bundle: Path, source: AdapterCheckpoint) -> None:
-    model = onnx.load(str(f32_bundle / "adapter.onnx"), load_external_data=False)
-    head = next(i for i in model.graph.initializer if i.name == HEAD)
-    assert {e.key: e.value for e in head.external_data}["location"] == "decoder.onnx.data"
+def test_the_largest_matrices_are_stored_once(f32_bundle: Path, source: AdapterCheckpoint) -> None:
+    """The head serves the decoder and the adapter; the embedding is a table in the checkpoint's own type."""
     config = read_config(source.path).text
-    assert (f32_bundle / "adapter.onnx.data").stat().st_size < config.vocab_size * config.hidden_size * 4
+    matrix = config.vocab_size * config.hidden_size
+    sizes = {p.name: p.stat().st_size for p in f32_bundle.iterdir()}
+    assert matrix * 4 <= sizes["head.onnx.data"] < matrix * 4 + 64
+    assert matrix * 2 <= sizes["embedding.safetensors"] < matrix * 2 + 256
+    for name in ("decoder", "adapter"):
+        model = onnx.load(str(f32_bundle / f"{name}.onnx"), load_external_data=False)
+        assert not any(config.vocab_size in i.dims for i in model.graph.initializer), name
 
 
 def test_same_input_same_bytes(source: AdapterCheckpoint, f32_bundle: Path, tmp_path: Path) -> None:
@@ -73,8 +76,9 @@ def test_same_input_same_bytes(source: AdapterCheckpoint, f32_bundle: Path, tmp_
 
 def test_layout_is_known_before_a_weight_is_read(source: AdapterCheckpoint, f32_bundle: Path) -> None:
     checkpoint = open_checkpoint(source.path, source.adapters)
-    graphs = build_graphs(checkpoint, scheme="f32", vision_scheme="f32", activations="f32")
-    assert lay_out(graphs.graphs).sizes == {p.name: p.stat().st_size for p in f32_bundle.glob("*.onnx*")}
+    graphs = build_graphs(checkpoint, scheme="f32", head_scheme="f32", vision_scheme="f32", activations="f32")
+    assert graphs.sizes == {name: (f32_bundle / name).stat().st_size for name in graphs.sizes}
+    assert {p.name for p in f32_bundle.glob("*.onnx*")} < set(graphs.sizes)
     assert not any(t.startswith("base_model") for t in checkpoint.ledger.proved), "planning read the weights"
 
 

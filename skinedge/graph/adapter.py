@@ -1,8 +1,8 @@
-"""The side branch as one graph: patch rows in, vocabulary bias out, run once per image.
+"""The side branch as one graph: patch rows in, what the image says out, run once per image.
 
-Input: ``pixel_values`` f32 ``[P, 1176]``.  Outputs: ``logit_bias`` f32 ``[1, vocabulary]`` (or, without a
-head, ``shift`` f32 ``[1, hidden]``, which the host multiplies with the head it has), ``skin`` f32 ``[1, 3]``
-and ``embedding`` f32 ``[1, teacher]``, the image in the distillation teacher's space.
+Input: ``pixel_values`` f32 ``[P, 1176]``.  Outputs: ``shift`` f32 ``[1, hidden]``, which the language model's head turns
+into the bias on the vocabulary, ``skin`` f32 ``[1, 3]`` and ``embedding`` f32 ``[1, teacher]``, the image in the
+distillation teacher's space.
 
 The branch runs in float32 in every target: it is small, and routing decides between experts on
 differences that half precision would blur.  All experts run as two dense products and the two chosen
@@ -19,7 +19,7 @@ import numpy as np
 
 from skinedge.graph.builder import Graph, GraphBuilder
 from skinedge.model.adapter import RENORMALISE_EPS, TOP_K, AdapterShape
-from skinedge.quantize._storage import StoredMatrix, StoredTensor
+from skinedge.quantize._storage import StoredTensor
 from skinedge.weights.checkpoint import SideBranch
 from skinedge.weights.source import F32, Array, Float32
 from skinedge.weights.stream import Payload
@@ -30,17 +30,9 @@ if TYPE_CHECKING:
 _HEAD = "distill_head."
 
 
-def build_adapter(branch: SideBranch, head: StoredMatrix | None = None, kind: str = "f32", vocab_size: int = 0) -> Graph:
-    """The adapter graph.
-
-    Args:
-        branch: the side branch.
-        head: the decoder's own ``lm_head`` matrix, referred to and not copied; ``None`` ends the graph at
-            ``shift``.
-        kind: the float type ``head`` computes in.
-        vocab_size: rows of the head, for the declared shape.
-    """
-    return _AdapterGraph(branch, GraphBuilder("adapter", "f32")).build(head, kind, vocab_size)
+def build_adapter(branch: SideBranch) -> Graph:
+    """The adapter graph."""
+    return _AdapterGraph(branch, GraphBuilder("adapter", "f32")).build()
 
 
 class _AdapterGraph:
@@ -49,7 +41,7 @@ class _AdapterGraph:
         self.values = branch.weights()
         self.g = g
 
-    def build(self, head: StoredMatrix | None, kind: str, vocab_size: int) -> Graph:
+    def build(self) -> Graph:
         g, shape = self.g, self.shape
         pixels = g.input("pixel_values", "FLOAT", ["P", shape.patch_values])
         h = self._linear(g.op("Unsqueeze", pixels, g.constant([0])), _HEAD + "in_proj", bias=False)
@@ -60,7 +52,7 @@ class _AdapterGraph:
         inner = g.op("Tanh", self._linear(v, "text_bias.0", bias=False))
         scale = self._weight("logit_bias_scale", self.values["logit_bias_scale"].reshape(1))
         shift = g.op("Mul", self._linear(inner, "text_bias.2", bias=False), scale)
-        self._emit_bias(shift, head, kind, vocab_size)
+        self._emit(shift, "shift", shape.hidden)
         has_bias = _HEAD + "out_proj.bias" in self.values
         self._emit(self._linear(v, _HEAD + "out_proj", bias=has_bias), "embedding", shape.teacher)
         self._emit(skin, "skin", shape.skin_types)
@@ -68,15 +60,6 @@ class _AdapterGraph:
 
     def _emit(self, x: ir.Value, name: str, size: int) -> None:
         self.g.output(self.g.reshape(x, 1, size), name, "FLOAT", [1, size])
-
-    def _emit_bias(self, shift: ir.Value, head: StoredMatrix | None, kind: str, vocab_size: int) -> None:
-        if head is None:
-            return self._emit(shift, "shift", self.shape.hidden)
-        self.g.kind = kind
-        bias = self.g.matmul(self.g.from_float(shift), head)
-        bias = self.g.to_float(bias)
-        self.g.kind = "f32"
-        return self._emit(bias, "logit_bias", vocab_size)
 
     def _experts(self, h: ir.Value, skin: ir.Value, layer: int) -> ir.Value:
         """Top-2 mixture: ``sum_e r_e * (W2_e relu(W1_e h + b1_e) + b2_e)`` as two products over all experts."""

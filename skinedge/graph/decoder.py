@@ -1,19 +1,21 @@
-"""The language model as one graph: tokens and image features in, logits and cache out.
+"""The language model as two graphs: ``decoder``, from embeddings to hidden states over a cache, and ``head``.
 
-Inputs (``S`` new tokens, ``L`` cache positions, ``F`` image features, ``N`` positions wanted)::
+``decoder`` inputs (``S`` new tokens, ``L`` cache positions, ``N`` positions wanted)::
 
-    input_ids       int64 [1, S]
-    image_index     int64 [1, S]    0 for text, i for row i-1 of image_features
-    image_features  float [F, hidden]
-    position_ids    int64 [3, S]    temporal, height, width
-    start           int64 [1]       cache position of the first new token
-    logits_index    int64 [N]       which of the new tokens' logits are wanted
-    logit_bias      f32   [1, vocabulary]
+    inputs_embeds   float [1, S, hidden]    token embeddings, image features in their places
+    position_ids    int64 [3, S]            temporal, height, width
+    start           int64 [1]               cache position of the first new token
+    hidden_index    int64 [N]               which of the new tokens' states are wanted
     past.i.key, past.i.value  float [1, kv_heads, L, head_dim]
 
-Outputs: ``logits`` f32 ``[1, N, vocabulary]`` and ``present.i.key``/``.value``, shaped as their ``past``: a
-runtime that binds both to one buffer updates the cache in place (``TensorScatter``).  ``L`` is symbolic,
+Outputs: ``hidden`` float ``[1, N, hidden]`` after the final norm, and ``present.i.key``/``.value``, shaped as their
+``past``: a runtime that binds both to one buffer updates the cache in place (``TensorScatter``).  ``L`` is symbolic,
 so the host sizes the cache to the need; TensorRT takes only a fixed length, which a graph made for it has.
+
+``head`` inputs: ``hidden`` as above and ``logit_bias`` f32 ``[1, vocabulary]``; output: ``logits`` f32 ``[1, N, vocabulary]``.
+It also turns the side branch's ``shift`` into that bias, so nobody needs a second copy of the model's largest
+matrix; and the embedding is a table on the host (``skinedge.graph.embedding``), of which a device never needs more
+than a few rows.  Both are argued in ``docs/decisions/0007-table-decoder-head.md``.
 
 Source: Qwen2.5-VL (arXiv 2502.13923) and, for the positions, mRoPE (arXiv 2409.12191, section 2.1).
 """
@@ -27,7 +29,7 @@ import numpy as np
 from skinedge.graph.builder import Graph, GraphBuilder
 from skinedge.graph.weights import GraphWeights
 from skinedge.model.config import TextConfig
-from skinedge.model.names import EMBEDDING, HEAD
+from skinedge.model.names import HEAD
 from skinedge.weights.source import F32, Float32, TensorSource
 from skinedge.weights.stacked import StackedSource
 
@@ -49,7 +51,7 @@ def stack_linears(config: TextConfig, weights: TensorSource) -> StackedSource:
 def build_decoder(config: TextConfig, weights: GraphWeights, cache_length: int | None = None) -> Graph:
     """The decoder graph over weights that ``stack_linears`` has stacked; ``None`` leaves ``L`` symbolic."""
     g = GraphBuilder("decoder", weights.kind)
-    x = _embed(g, config, weights)
+    x = g.input("inputs_embeds", g.float_type, [1, "S", config.hidden_size])
     rope = _rope(g, config)
     cache = _Cache(g, config, cache_length)
     for i in range(config.num_layers):
@@ -58,27 +60,22 @@ def build_decoder(config: TextConfig, weights: GraphWeights, cache_length: int |
         x = g.op("Add", x, _attention(g, config, weights, i, normed, rope, cache))
         normed = weights.rms_norm(g, x, f"{module}.post_attention_layernorm", config.rms_norm_eps)
         x = g.op("Add", x, _mlp(g, config, weights, f"{module}.mlp", normed))
-    # Only the positions asked for go through the head, the largest matrix of the model.
-    x = g.op("Gather", x, g.input("logits_index", "INT64", ["N"]), axis=1)
+    # Only the positions asked for go on to the head, the largest matrix of the model.
+    x = g.op("Gather", x, g.input("hidden_index", "INT64", ["N"]), axis=1)
     x = weights.rms_norm(g, x, "model.norm", config.rms_norm_eps)
-    logits = g.to_float(g.matmul(x, weights.matrix(HEAD)))
-    logits = g.op("Add", logits, g.input("logit_bias", "FLOAT", [1, config.vocab_size]))
-    g.output(logits, "logits", "FLOAT", [1, "N", config.vocab_size])
+    g.output(x, "hidden", g.float_type, [1, "N", config.hidden_size])
     cache.declare_outputs()
     return g.finish()
 
 
-def _embed(g: GraphBuilder, config: TextConfig, weights: GraphWeights) -> ir.Value:
-    """Token embeddings, with image features where ``image_index`` points at one."""
-    ids = g.input("input_ids", "INT64", [1, "S"])
-    index = g.input("image_index", "INT64", [1, "S"])
-    features = g.input("image_features", g.float_type, ["F", config.hidden_size])
-    text = weights.table(g, EMBEDDING, ids)
-    # A row of zeros in front makes index 0 valid, also when there is no image at all.
-    blank = g.op("Expand", g.scalar(0.0), g.constant([1, config.hidden_size]))
-    image = g.op("Gather", g.op("Concat", blank, features, axis=0), index, axis=0)
-    is_image = g.op("Unsqueeze", g.op("Greater", index, g.constant(0)), g.constant([2]))
-    return g.op("Where", is_image, image, text)
+def build_head(config: TextConfig, weights: GraphWeights) -> Graph:
+    """The head graph: hidden states to logits, and the side branch's shift to its bias."""
+    g = GraphBuilder("head", weights.kind)
+    hidden = g.input("hidden", g.float_type, [1, "N", config.hidden_size])
+    bias = g.input("logit_bias", "FLOAT", [1, config.vocab_size])
+    logits = g.op("Add", g.to_float(g.matmul(hidden, weights.matrix(HEAD))), bias)
+    g.output(logits, "logits", "FLOAT", [1, "N", config.vocab_size])
+    return g.finish()
 
 
 def rope_frequencies(config: TextConfig) -> Float32:

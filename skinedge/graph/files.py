@@ -1,8 +1,4 @@
-"""From graph to files: ``name.onnx`` and, beside it, ``name.onnx.data`` streamed from the weights.
-
-A weight that an earlier graph of the same folder already stored is referred to, not stored again:
-that is how the adapter graph uses the decoder's head.
-"""
+"""From graph to files: ``name.onnx`` and, beside it, ``name.onnx.data`` streamed from the weights."""
 
 from __future__ import annotations
 
@@ -49,13 +45,11 @@ def lay_out(graphs: Sequence[Graph]) -> Layout:
     for graph in graphs:
         file, end = f"{graph.name}.onnx.data", 0
         for name, stored in graph.weights.items():
-            if name not in places:
-                nbytes = stored.payload.nbytes
-                offset = align(end, PAGE if nbytes >= 16 * PAGE else LINE)
-                places[name] = Place(file, offset, nbytes)
-                end = offset + nbytes
-        if end:
-            data[file] = end
+            nbytes = stored.payload.nbytes
+            offset = align(end, PAGE if nbytes >= 16 * PAGE else LINE)
+            places[name] = Place(file, offset, nbytes)
+            end = offset + nbytes
+        data[file] = end
     return Layout(places, data, {f"{graph.name}.onnx": _model(graph, places) for graph in graphs})
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from skinedge.graph.builder import GraphBuilder
-from skinedge.quantize._storage import ONNX_TYPES, StoredMatrix, StoredTensor, store_float, store_rows
+from skinedge.quantize._storage import StoredMatrix, StoredTensor, store_float, store_rows
 from skinedge.registry import load
 from skinedge.targets._contract import Applied
-from skinedge.weights.cast import FLOATS
 from skinedge.weights.source import TensorSource
 
 if TYPE_CHECKING:
@@ -42,20 +41,12 @@ class GraphWeights:
             self.applied[name] = Applied(stored.scheme, stored.bits, self.source.spec(name).size)
         return self._matrices[name]
 
-    def rows(self, name: str, kind: str | None = None) -> StoredTensor:
-        """A tensor as it lies: a bias, a norm, an embedding; in the activations' type or another."""
-        kind = kind or self.kind
-        stored = store_rows(self.source, name, kind)
+    def rows(self, name: str) -> StoredTensor:
+        """A tensor as it lies: a bias or a norm."""
+        stored = store_rows(self.source, name, self.kind)
         size = self.source.spec(name).size
-        self.applied[name] = Applied(kind, stored.payload.nbytes * 8 / size, size)
+        self.applied[name] = Applied(self.kind, stored.payload.nbytes * 8 / size, size)
         return stored
-
-    def table(self, g: GraphBuilder, name: str, rows: ir.Value) -> ir.Value:
-        """Rows of a lookup table, which is kept in 16 bits if the checkpoint has it so: no value changes."""
-        stored = next((k for k, dtype in FLOATS.items() if dtype == self.source.spec(name).dtype), self.kind)
-        kind = stored if self.kind == "f32" else self.kind
-        found = g.op("Gather", g.weight(self.rows(name, kind)), rows, axis=0)
-        return g.from_float(found, ONNX_TYPES[kind])
 
     def linear(self, g: GraphBuilder, x: ir.Value, module: str, *, bias: bool = True) -> ir.Value:
         """``x @ W (+ b)`` of the linear layer ``module``; ``x`` has three axes."""

@@ -1,4 +1,4 @@
-"""The session over ONNX Runtime: three graphs, a cache that is updated in place.
+"""The session over ONNX Runtime: four graphs, an embedding table, a cache that is updated in place.
 
 Past and present of every layer are bound to one buffer, so a step writes one position and copies
 nothing.  The buffer is as long as the conversation needs: attention pays for its whole length, so it
@@ -17,7 +17,8 @@ import numpy as np
 
 from skinedge.errors import BundleError, MissingDependencyError, PromptError, TargetError
 from skinedge.model.config import ModelConfig
-from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt, image_index
+from skinedge.runtime.embedding import EmbeddingTable
+from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt
 from skinedge.runtime.windows import plan_windows
 from skinedge.weights.source import Array
 
@@ -45,13 +46,16 @@ class OrtSession:
     ) -> None:
         self._config = config
         self._decoder = open_graph(folder / "decoder.onnx", threads, device)
+        self._head = open_graph(folder / "head.onnx", threads, device)
         self._vision = open_graph(folder / "vision.onnx", threads, device)
         adapter = folder / "adapter.onnx"
         self._adapter = open_graph(adapter, threads, device) if adapter.exists() else None
+        self._table = EmbeddingTable(folder, config)
         types = {i.name: i.type for i in self._decoder.get_inputs()}
-        self._float = _NUMPY[types["image_features"]]
+        self._float = _NUMPY[types["inputs_embeds"]]
         self._cache = _Cache(self._decoder, self._float, config)
-        self._no_features = np.zeros((0, config.text.hidden_size), self._float)
+        # Hidden states stay where they are made until the head has read them.
+        self._place = "cuda" if "CUDAExecutionProvider" in self._decoder.get_providers() else "cpu"
         self._bias = np.zeros((1, config.text.vocab_size), np.float32)
         self._length = 0
         self._next_position = 0
@@ -72,20 +76,20 @@ class OrtSession:
         features = _run(self._vision, feeds, ["image_features"])[0].astype(np.float32)
         if self._adapter is None:
             return ImageEncoding(pixels.grid, features, None, None)
-        bias, skin = _run(self._adapter, {"pixel_values": pixels.patches}, ["logit_bias", "skin"])
-        return ImageEncoding(pixels.grid, features, bias[0].astype(np.float32), skin[0].astype(np.float32))
+        shift, skin = _run(self._adapter, {"pixel_values": pixels.patches}, ["shift", "skin"])
+        unbiased = np.zeros_like(self._bias)
+        bias = _run(self._head, {"hidden": shift[None].astype(self._float), "logit_bias": unbiased}, ["logits"])[0]
+        return ImageEncoding(pixels.grid, features, bias[0, 0].astype(np.float32), skin[0].astype(np.float32))
 
     def prefill(
         self, prompt: Prompt, images: Sequence[ImageEncoding] = (), *, bias: Float32 | None = None, all_positions: bool = False
     ) -> Float32:
         """See ``Session.prefill``."""
         check_prompt(prompt, images, self.context_length)
-        index = image_index(prompt, self._config.image_token_id)
-        features = np.concatenate([i.features for i in images]).astype(self._float) if images else self._no_features
         self._bias = np.zeros_like(self._bias) if bias is None else bias.reshape(1, -1).astype(np.float32)
         self._length, self._next_position = 0, prompt.next_position
         wanted = np.arange(len(prompt.token_ids)) if all_positions else np.array([len(prompt.token_ids) - 1])
-        logits = self._forward(prompt.token_ids, index, features, prompt.positions, wanted.astype(np.int64))
+        logits = self._forward(self._table.mix(prompt.token_ids, images), prompt.positions, wanted.astype(np.int64))
         return logits if all_positions else logits[0]
 
     def step(self, token: int) -> Float32:
@@ -94,35 +98,37 @@ class OrtSession:
             raise PromptError(f"the context of {self.context_length} tokens is full.", hint="Open with a longer --context.")
         positions = np.full((3, 1), self._next_position, np.int64)
         self._next_position += 1
-        zero = np.zeros(1, np.int64)
-        logits: Float32 = self._forward(np.array([token], np.int64), zero, self._no_features, positions, zero)[0]
+        embedding = self._table.rows(np.array([token], np.int64))
+        logits: Float32 = self._forward(embedding, positions, np.zeros(1, np.int64))[0]
         return logits
 
     def close(self) -> None:
         """Free the graphs and the cache."""
-        for name in ("_decoder", "_vision", "_adapter", "_cache"):
+        for name in ("_decoder", "_head", "_vision", "_adapter", "_cache", "_table"):
             if hasattr(self, name):
                 delattr(self, name)
 
-    def _forward(self, ids: Array, index: Array, features: Array, positions: Array, wanted: Array) -> Float32:
-        self._cache.reserve(self._length + len(ids), self.context_length, keep=self._length)
+    def _forward(self, embeds: Float32, positions: Array, wanted: Array) -> Float32:
+        self._cache.reserve(self._length + len(embeds), self.context_length, keep=self._length)
         binding = self._decoder.io_binding()
-        feeds = {
-            "input_ids": ids[None],
-            "image_index": index[None],
-            "image_features": features,
+        feeds: dict[str, Array] = {
+            "inputs_embeds": embeds[None].astype(self._float),
             "position_ids": positions,
             "start": np.array([self._length], np.int64),
-            "logits_index": wanted,
-            "logit_bias": self._bias,
+            "hidden_index": wanted,
         }
         for name, value in feeds.items():
             binding.bind_ortvalue_input(name, to_ort(value))
-        binding.bind_output("logits")  # first: get_outputs() follows the order of binding
+        binding.bind_output("hidden", self._place)  # first: get_outputs() follows the order of binding
         self._cache.bind(binding)
         self._decoder.run_with_iobinding(binding)
-        self._length += len(ids)
-        logits: Float32 = binding.get_outputs()[0].numpy()[0]
+        self._length += len(embeds)
+        head = self._head.io_binding()
+        head.bind_ortvalue_input("hidden", binding.get_outputs()[0])
+        head.bind_ortvalue_input("logit_bias", to_ort(self._bias))
+        head.bind_output("logits")
+        self._head.run_with_iobinding(head)
+        logits: Float32 = head.get_outputs()[0].numpy()[0]
         return logits
 
 

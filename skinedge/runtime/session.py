@@ -136,13 +136,6 @@ def combined_bias(images: Sequence[ImageEncoding]) -> Float32 | None:
     return mean
 
 
-def image_index(prompt: Prompt, image_token: int) -> Int64:
-    """``[S]``: 0 for text tokens, a running number from 1 for image tokens."""
-    is_image = prompt.token_ids == image_token
-    index: Int64 = np.where(is_image, np.cumsum(is_image), 0).astype(np.int64)
-    return index
-
-
 def check_prompt(prompt: Prompt, images: Sequence[ImageEncoding], context: int) -> None:
     """Refuse a prompt that does not fit.
 

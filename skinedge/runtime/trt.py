@@ -2,7 +2,7 @@
 
 Keys and values of a layer lie in one buffer that is bound as past and as present, which TensorRT's cache
 update demands.  A prompt longer than its profile is read in pieces.  The adapter's plan is opened for each
-photograph and closed again, so that its copy of the head does not stay in the GPU's memory.
+photograph and closed again; its shift becomes the bias in the head's plan, the one place where the head is.
 
 Everything that touches CUDA is behind ``Device``; the tests put ONNX Runtime there.
 """
@@ -19,11 +19,13 @@ import numpy as np
 
 from skinedge.errors import PromptError, TargetError
 from skinedge.model.config import ModelConfig
-from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt, image_index
+from skinedge.runtime.embedding import EmbeddingTable
+from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt
 from skinedge.runtime.windows import plan_windows
 from skinedge.weights.source import Array
 
 Shape = tuple[int, ...]
+ONNX = "onnx"  # the folder of a bundle that holds the graphs and the embedding table
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class TrtSession:
         self._config, self._device = config, device
         self._adapter = folder / "adapter.plan"
         self._vision = device.open(folder / "vision.plan")
-        self._decoder = _Decoder(device, device.open(folder / "decoder.plan"))
+        self._table = EmbeddingTable(folder / ONNX, config)
+        self._decoder = _Decoder(device, device.open(folder / "decoder.plan"), device.open(folder / "head.plan"))
         self._length = 0
         self._next_position = 0
         self.vocab_size = config.text.vocab_size
@@ -137,26 +140,25 @@ class TrtSession:
             )
         if not self._adapter.exists():
             return ImageEncoding(pixels.grid, features, None, None)
-        bias, skin = self._run_adapter(pixels)
-        return ImageEncoding(pixels.grid, features, bias, skin)
+        shift, skin = self._run_adapter(pixels)
+        return ImageEncoding(pixels.grid, features, self._decoder.bias_of(shift), skin)
 
     def prefill(
         self, prompt: Prompt, images: Sequence[ImageEncoding] = (), *, bias: Float32 | None = None, all_positions: bool = False
     ) -> Float32:
         """See ``Session.prefill``."""
         check_prompt(prompt, images, self.context_length)
-        index = image_index(prompt, self._config.image_token_id)
-        features = np.concatenate([i.features for i in images]) if images else None
         self._decoder.set_bias(np.zeros(self.vocab_size, np.float32) if bias is None else bias)
         self._length, self._next_position = 0, prompt.next_position
         size = self._decoder.most_logits if all_positions else self._decoder.most_tokens
         rows = []
-        for start in range(0, len(prompt.token_ids), size):
-            piece = slice(start, start + size)
-            ids = prompt.token_ids[piece]
-            wanted = np.arange(len(ids)) if all_positions else np.array([len(ids) - 1])
-            local, used = _features_of(index[piece], features)
-            rows.append(self._decoder.run(ids, local, used, prompt.positions[:, piece], start, wanted))
+        embeds = self._table.mix(prompt.token_ids, images)
+        for start in range(0, len(embeds), size):
+            piece = embeds[start : start + size]
+            wanted = np.arange(len(piece)) if all_positions else np.array([len(piece) - 1])
+            self._decoder.run(piece, prompt.positions[:, start : start + size], start, wanted)
+            if all_positions or start + size >= len(embeds):
+                rows.append(self._decoder.logits(len(wanted)))
         self._length = len(prompt.token_ids)
         logits: Float32 = np.concatenate(rows) if all_positions else rows[-1][-1]
         return logits
@@ -166,8 +168,9 @@ class TrtSession:
         if self._length >= self.context_length:
             raise PromptError(f"the context of {self.context_length} tokens is full.", hint="Open with a longer --context.")
         positions = np.full((3, 1), self._next_position, np.int64)
-        zero = np.zeros(1, np.int64)
-        logits: Float32 = self._decoder.run(np.array([token], np.int64), zero, None, positions, self._length, zero)[0]
+        embeds = self._table.rows(np.array([token], np.int64))
+        self._decoder.run(embeds, positions, self._length, np.zeros(1, np.int64))
+        logits: Float32 = self._decoder.logits(1)[0]
         self._length += 1
         self._next_position += 1
         return logits
@@ -187,61 +190,76 @@ class TrtSession:
             found = _run_once(self._device, adapter, {"pixel_values": pixels.patches}, outputs)
         finally:
             adapter.close()
-        return found["logit_bias"][0], found["skin"][0]
+        return found["shift"][0], found["skin"][0]
 
 
 class _Decoder:
-    """The decoder's plan with its buffers, each as large as any profile needs."""
+    """The plans of decoder and head with their buffers, each as large as any profile needs."""
 
-    def __init__(self, device: Device, plan: Plan) -> None:
-        self._device, self._plan = device, plan
-        tokens = [p["input_ids"] for p in plan.profiles]
+    def __init__(self, device: Device, plan: Plan, head: Plan) -> None:
+        self._device, self._plan, self._head = device, plan, head
+        tokens = [p["inputs_embeds"] for p in plan.profiles]
         self._decode = min(range(len(tokens)), key=lambda i: tokens[i].usual)
         self._prefill = max(range(len(tokens)), key=lambda i: (tokens[i].usual, tokens[i].most))
         most = plan.profiles[self._prefill]
-        self.most_tokens = most["input_ids"].most[1]
-        self.most_logits = most["logits_index"].most[0]
-        self._float = plan.tensors["image_features"].dtype
-        self._vocab = plan.tensors["logits"].shape[2]
-        self._hidden = plan.tensors["image_features"].shape[1]
+        self.most_tokens = most["inputs_embeds"].most[1]
+        self.most_logits = min(most["hidden_index"].most[0], head.profiles[0]["hidden"].most[1])
+        self._vocab = head.tensors["logits"].shape[2]
+        self._hidden = head.tensors["hidden"].shape[2]
         pasts = [t for t in plan.tensors.values() if t.name.startswith("past.")]
         self.cache_length = pasts[0].shape[2]
         self._addresses: dict[str, int] = {}
         for past in pasts:
             self._addresses[past.name] = self._addresses[past.name.replace("past.", "present.", 1)] = self._cleared(past)
-        shapes = {n: b.most for n, b in most.items()} | {"logits": (1, self.most_logits, self._vocab)}
-        for tensor in plan.tensors.values():
+        # Hidden states stay on the device: the decoder's output is the head's input.
+        shapes = {n: b.most for n, b in most.items()}
+        shapes |= {"hidden": (1, self.most_logits, self._hidden), "logits": (1, self.most_logits, self._vocab)}
+        self._tensors = {**plan.tensors, **head.tensors}
+        for tensor in self._tensors.values():
             if tensor.name not in self._addresses:
                 self._addresses[tensor.name] = device.allocate(tensor.nbytes(shapes.get(tensor.name, tensor.shape)))
 
     def set_bias(self, bias: Float32) -> None:
         """The bias on the logits from now on; it stays on the device."""
-        self._upload("logit_bias", bias.reshape(1, -1).astype(np.float32))
+        self._upload("logit_bias", bias.reshape(1, -1))
 
-    def run(self, ids: Array, index: Array, features: Float32 | None, positions: Array, start: int, wanted: Array) -> Float32:
-        """Logits ``[N, vocabulary]`` at ``wanted`` of the tokens ``ids``, which go to the cache from ``start`` on."""
-        used = np.zeros((0, self._hidden), self._float) if features is None else features.astype(self._float)
+    def bias_of(self, shift: Float32) -> Float32:
+        """What the head makes of the side branch's ``shift`` ``[hidden]``: the bias ``[vocabulary]``.
+
+        The bias in force is forgotten.
+        """
+        self.set_bias(np.zeros(self._vocab, np.float32))
+        self._upload("hidden", shift.reshape(1, 1, -1))
+        bias: Float32 = self.logits(1)[0]
+        return bias
+
+    def run(self, embeds: Float32, positions: Array, start: int, wanted: Array) -> None:
+        """Read the rows ``embeds``, which go to the cache from ``start`` on; the states at ``wanted`` stay on the device."""
         feeds: dict[str, Array] = {
-            "input_ids": ids[None],
-            "image_index": index[None],
-            "image_features": used,
+            "inputs_embeds": embeds[None],
             "position_ids": positions,
             "start": np.array([start], np.int64),
-            "logits_index": wanted.astype(np.int64),
+            "hidden_index": wanted,
         }
         for name, value in feeds.items():
             self._upload(name, value)
         shapes = {t.name: t.shape for t in self._plan.tensors.values() if t.is_input} | {n: v.shape for n, v in feeds.items()}
-        single = len(ids) == 1 and features is None
-        self._plan.run(self._decode if single else self._prefill, shapes, self._addresses)
-        logits = np.empty((len(wanted), self._vocab), np.float32)
-        self._device.download(self._addresses["logits"], logits)
-        return logits
+        profile = self._decode if len(embeds) == 1 else self._prefill
+        self._plan.run(profile, shapes, {name: self._addresses[name] for name in self._plan.tensors})
 
     def close(self) -> None:
         self._plan.close()
+        self._head.close()
         for address in set(self._addresses.values()):
             self._device.free(address)
+
+    def logits(self, count: int) -> Float32:
+        """Logits ``[count, vocabulary]`` of the hidden states that lie on the device."""
+        shapes = {"hidden": (1, count, self._hidden), "logit_bias": (1, self._vocab)}
+        self._head.run(0, shapes, {name: self._addresses[name] for name in self._head.tensors})
+        logits = np.empty((count, self._vocab), np.float32)
+        self._device.download(self._addresses["logits"], logits)
+        return logits
 
     def _cleared(self, past: Tensor) -> int:
         """A cache buffer of zeros: what attention masks must still be a number."""
@@ -251,17 +269,8 @@ class _Decoder:
         return address
 
     def _upload(self, name: str, value: Array) -> None:
-        tensor = self._plan.tensors[name]
+        tensor = self._tensors[name]
         self._device.upload(self._addresses[name], np.ascontiguousarray(value, tensor.dtype))
-
-
-def _features_of(index: Array, features: Float32 | None) -> tuple[Array, Float32 | None]:
-    """The piece's own image features, and its index counted among them: a piece needs no others."""
-    numbers = index[index != 0].astype(np.int64)
-    if features is None or not len(numbers):
-        return np.zeros_like(index), None
-    first, last = int(numbers[0]), int(numbers[-1])
-    return np.where(index != 0, index.astype(np.int64) - (first - 1), 0), features[first - 1 : last]
 
 
 def _run_once(device: Device, plan: Plan, feeds: Mapping[str, Array], outputs: Mapping[str, Shape]) -> dict[str, Float32]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from skinedge.errors import UsageError
 from skinedge.graph.builder import OPSET, require_onnx
-from skinedge.graph.files import lay_out, write_graphs
 from skinedge.graph.model import ModelGraphs, build_graphs
 from skinedge.registry import check
 from skinedge.targets._contract import ExportOptions, ExportPlan, OpenOptions, Written
@@ -30,14 +29,13 @@ _MEMORY = 900 << 20
 
 def plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     """Names and sizes of the files, and the memory it takes."""
-    sizes = lay_out(graphs(checkpoint, options).graphs).sizes
-    return ExportPlan(sizes, _MEMORY)
+    return ExportPlan(graphs(checkpoint, options).sizes, _MEMORY)
 
 
 def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress: Progress) -> Written:
     """Write the graphs and their weights."""
     model = graphs(checkpoint, options)
-    digests = write_graphs(folder, model.graphs, progress, options.workers)
+    digests = model.write(folder, progress, options.workers)
     return Written(model.applied, digests, {"opset": OPSET, "graphs": [g.name for g in model.graphs]})
 
 
@@ -49,8 +47,10 @@ def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Sess
     return OrtSession(folder, config, threads=options.threads, context=options.context, device=options.device)
 
 
-def graphs(checkpoint: Checkpoint, options: ExportOptions, cache_length: int | None = None) -> ModelGraphs:
-    """The graphs that ``options`` ask for.
+def graphs(
+    checkpoint: Checkpoint, options: ExportOptions, *, head_scheme: str | None = None, cache_length: int | None = None
+) -> ModelGraphs:
+    """The graphs that ``options`` ask for; the head in the same scheme as the rest if not told otherwise.
 
     Raises:
         UsageError: schemes and activations that do not go together.
@@ -66,5 +66,10 @@ def graphs(checkpoint: Checkpoint, options: ExportOptions, cache_length: int | N
                 hint=f"Choose {activations}, int8 or int4 for them, or other --activations.",
             )
     return build_graphs(
-        checkpoint, scheme=options.scheme, vision_scheme=vision, activations=activations, cache_length=cache_length
+        checkpoint,
+        scheme=options.scheme,
+        head_scheme=head_scheme or options.scheme,
+        vision_scheme=vision,
+        activations=activations,
+        cache_length=cache_length,
     )

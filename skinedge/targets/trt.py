@@ -1,9 +1,9 @@
 """TensorRT: plans of the portable graphs, and beside them in ``onnx/`` the graphs they were built from.
 
-``decoder.plan`` has two profiles, one for a single token and one for a prompt or a piece of it;
-``vision.plan`` and ``adapter.plan`` take any photograph up to the processor's pixel cap.  A plan needs a
-GPU to be opened.  Its ONNX side runs anywhere and is what the plan is rebuilt from on another device; the
-manifest holds the digests of the very files each plan came from.
+``decoder.plan`` has two profiles, one for a single token and one for a prompt or a piece of it; ``head.plan`` makes
+logits of its hidden states; ``vision.plan`` and ``adapter.plan`` take any photograph up to the processor's pixel
+cap.  A plan needs a GPU to be opened.  Its ONNX side runs anywhere and is what the plan is rebuilt from on
+another device; the manifest holds the digests of the very files each plan came from.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from skinedge.errors import MissingDependencyError, TargetError, UsageError
 from skinedge.graph.builder import OPSET, Graph
-from skinedge.graph.files import Layout, lay_out, write_graphs
 from skinedge.graph.model import ModelGraphs
 from skinedge.model.config import ModelConfig, VisionConfig
 from skinedge.registry import check
 from skinedge.runtime._tensorrt import find_library, gpu_problem
 from skinedge.runtime.image import MAX_ASPECT, ProcessorConfig, read_processor_config
+from skinedge.runtime.trt import ONNX
 from skinedge.targets import onnx
 from skinedge.targets._contract import ExportOptions, ExportPlan, OpenOptions, Written
 from skinedge.targets._trt_builder import Profile, Range, build_plan
@@ -37,7 +37,6 @@ DEFAULT_SCHEME = "int4"
 EXTRA = "trt"
 RUNS = True
 
-ONNX = "onnx"
 # Logits of that many positions at once: all of a prompt's would be 1.2 GB at the 7B's vocabulary.
 MOST_LOGITS = 64
 MOST_PROMPT = 2048
@@ -52,7 +51,7 @@ _BASE_MEMORY = 900 << 20
 def plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     """Names and sizes of the files, exact for the graphs' weights and an estimate for the plans."""
     model = _graphs(checkpoint, options)
-    sizes = {f"{ONNX}/{name}": size for name, size in lay_out(model.graphs).sizes.items()}
+    sizes = {f"{ONNX}/{name}": size for name, size in model.sizes.items()}
     plans = {f"{g.name}.plan": _weight_bytes(g) + _OVERHEAD * (1 + _layers(g, checkpoint.config)) for g in model.graphs}
     return ExportPlan(sizes | plans, _BASE_MEMORY + max(_held(graph) for graph in model.graphs))
 
@@ -67,15 +66,15 @@ def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress
     """
     model, library = _graphs(checkpoint, options), find_library()
     (folder / ONNX).mkdir()
-    digests = {f"{ONNX}/{n}": d for n, d in write_graphs(folder / ONNX, model.graphs, progress, options.workers).items()}
-    layout, quantized = lay_out(model.graphs), options.scheme in ("int8", "int4")
+    digests = {f"{ONNX}/{name}": d for name, d in model.write(folder / ONNX, progress, options.workers).items()}
+    quantized = options.scheme in ("int8", "int4")
     profiles = plan_profiles(read_processor_config(checkpoint.folder), checkpoint.config, options.context, quantized=quantized)
     plans: dict[str, Any] = {}
     for graph in model.graphs:
         source, name = folder / ONNX / f"{graph.name}.onnx", f"{graph.name}.plan"
         built = build_plan(library, source, folder / name, profiles[graph.name], _weight_bytes(graph), progress)
         digests[name] = built.sha256
-        plans[name] = {"sources": {p: digests[p] for p in _sources(graph, layout)}, **built.details}
+        plans[name] = {"sources": {p: digests[p] for p in _sources(graph)}, **built.details}
     details = {
         "library": library.name,
         "version": library.version,
@@ -157,7 +156,9 @@ def _graphs(checkpoint: Checkpoint, options: ExportOptions) -> ModelGraphs:
     if not 1 <= options.context <= longest:
         raise UsageError(f"a context of {options.context} positions: this model holds 1 to {longest}.", hint="Change --context.")
     activations = options.activations or ("bf16" if options.scheme == "bf16" else "f16")
-    return onnx.graphs(checkpoint, replace(options, activations=activations), cache_length=options.context)
+    # The builder unpacks int4: for a 7B's head alone it then holds 1.4 GB, for an int8 one 0.7 GB.
+    head = "int8" if options.scheme == "int4" else options.scheme
+    return onnx.graphs(checkpoint, replace(options, activations=activations), head_scheme=head, cache_length=options.context)
 
 
 def plan_profiles(
@@ -169,6 +170,7 @@ def plan_profiles(
     windows = _range(1, math.ceil(_USUAL_PATCHES / vision.window_patches), most_windows(patches, vision))
     return {
         "decoder": decoder_profiles(context, quantized=quantized),
+        "head": ({"N": (1, 1, min(context, MOST_LOGITS))},),
         "vision": ({**photograph, "W": windows},),
         "adapter": (photograph,),
     }
@@ -183,10 +185,10 @@ def decoder_profiles(context: int, *, quantized: bool) -> tuple[Profile, Profile
     """
     most = min(context, MOST_PROMPT)
     logits = min(most, MOST_LOGITS)
-    prompt = {"S": _range(1, _USUAL_PROMPT, most), "F": _range(0, _USUAL_PROMPT // 2, most), "N": (1, 1, logits)}
+    prompt = {"S": _range(1, _USUAL_PROMPT, most), "N": (1, 1, logits)}
     if quantized:
-        return {"S": (1, 1, 1), "F": (0, 0, 0), "N": (1, 1, 1)}, prompt
-    return {"S": (1, 1, most), "F": (0, 0, most), "N": (1, 1, logits)}, prompt
+        return {"S": (1, 1, 1), "N": (1, 1, 1)}, prompt
+    return {"S": (1, 1, most), "N": (1, 1, logits)}, prompt
 
 
 def most_patches(processor: ProcessorConfig) -> int:
@@ -221,7 +223,6 @@ def _layers(graph: Graph, config: ModelConfig) -> int:
     return {"decoder": config.text.num_layers, "vision": config.vision.depth}.get(graph.name, 0)
 
 
-def _sources(graph: Graph, layout: Layout) -> list[str]:
-    """The ONNX file and the data files it refers to."""
-    data = {layout.places[name].file for name in graph.weights}
-    return [f"{ONNX}/{file}" for file in (f"{graph.name}.onnx", *sorted(data))]
+def _sources(graph: Graph) -> tuple[str, str]:
+    """The ONNX file and its weights."""
+    return f"{ONNX}/{graph.name}.onnx", f"{ONNX}/{graph.name}.onnx.data"
