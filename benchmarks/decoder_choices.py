@@ -82,7 +82,8 @@ def stacking(folder: Path, rounds: int, threads: int) -> dict[str, float]:
 
 def cache_lengths(folder: Path, rounds: int, threads: int) -> dict[str, float]:
     checkpoint = open_checkpoint(make_model(folder / "half", SHAPE))
-    write_graphs(folder, build_graphs(checkpoint, scheme="int4", vision_scheme="f32", activations="f32").graphs, Quiet())
+    model = build_graphs(checkpoint, scheme="int4", head_scheme="int4", vision_scheme="f32", activations="f32")
+    model.write(folder, Quiet())
     prompt = Prompt("", np.arange(IN_USE), np.tile(np.arange(IN_USE), (3, 1)), IN_USE, ())
     sessions = {}
     for length in LENGTHS:

@@ -134,7 +134,7 @@ def test_the_plan_is_what_was_written(case: Case) -> None:
     assert set(case.plan.files) == set(written)
     for name, nbytes in written.items():
         if name.endswith(".plan"):  # an estimate, says targets/trt.py: the disk must not turn out too small
-            assert 0.2 * case.plan.files[name] < nbytes < 1.25 * case.plan.files[name], name
+            assert nbytes < 1.25 * case.plan.files[name] < 4 * nbytes + (16 << 20), name
         else:
             assert case.plan.files[name] == nbytes, name
     assert case.plan.memory > 0
