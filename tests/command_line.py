@@ -60,9 +60,10 @@ def typed(*arguments: str | Path) -> Result:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment, in which ``skinedge`` is importable."""
+    """This process's environment, in which ``skinedge`` is importable and no BLAS spins on a busy machine."""
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "error", **extra}
+    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **threads, "PYTHONPATH": path, "PYTHONWARNINGS": "error", **extra}
 
 
 def python(script: str, *arguments: str | Path, cwd: Path | None = None, **extra: str) -> Result:

@@ -20,8 +20,6 @@ from skinedge.model.tiny import Size, make_model, make_side_branch
 pytest.importorskip("onnx_ir")
 
 KILLS = 20
-# The spinning threads of a BLAS would stretch an export on a busy machine, and it is to be short.
-ONE_THREAD = environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
 # About a second of writing: 18 million weights, read, quantized and hashed.
 LARGER = Size(vocab=8192, hidden=512, intermediate=1536, layers=5, heads=8, kv_heads=2)
 
@@ -37,13 +35,13 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def timed(words: list[str]) -> float:
     begin = time.perf_counter()
-    subprocess.run(words, env=ONE_THREAD, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(words, env=environment(), check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begin
 
 
 def killed_after(seconds: float, words: list[str]) -> bool:
     """Start a command and kill it; whether it was still running."""
-    with subprocess.Popen(words, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+    with subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:
             running.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -86,7 +84,7 @@ def accepted_by_mistake(left: Path, digest: str) -> bool:
 def test_a_killed_export_is_swept_by_the_next(command: list[str], tmp_path: Path) -> None:
     """The same without luck: killed once its folder is there."""
     out = tmp_path / "bundle"
-    with subprocess.Popen([*command, str(out)], env=ONE_THREAD, stdout=subprocess.DEVNULL) as running:
+    with subprocess.Popen([*command, str(out)], env=environment(), stdout=subprocess.DEVNULL) as running:
         while not (left := list(tmp_path.glob(".bundle.partial-*"))) and running.poll() is None:
             time.sleep(0.001)
         running.kill()

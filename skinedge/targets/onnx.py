@@ -1,4 +1,4 @@
-"""ONNX: three portable graphs of standard operators, run by ONNX Runtime on CPU or CUDA."""
+"""ONNX: portable graphs of standard operators and an embedding table, run by ONNX Runtime on CPU or CUDA."""
 
 from __future__ import annotations
 
