@@ -159,11 +159,11 @@ def export(
     checkpoint = open_checkpoint(source.path, source.adapters)
     flight = preflight(checkpoint, target, options, out)
     flight.refuse_if_too_big(out)
+    if checkpoint.side_branch:
+        prove_side_branch(checkpoint.side_branch, checkpoint.ledger)
     with staged(out) as folder:
         written = module.write(checkpoint, options, folder, progress or Quiet())
         _carry(checkpoint.folder, folder)
-        if checkpoint.side_branch:
-            prove_side_branch(checkpoint.side_branch, checkpoint.ledger)
         if not allow_inert:
             checkpoint.ledger.settle()
         manifest = _manifest(source, checkpoint, target, options, flight, written, folder, licence)
@@ -254,6 +254,7 @@ def _manifest(
             bits_per_weight=_bits_per_weight(written),
         ),
         lineage=(
+            *_earlier(checkpoint.folder),
             LineageRecord(kind="adapter-checkpoint", digest=source.digest, note=_adapters_note(checkpoint)),
             LineageRecord(kind="merged-weights", digest=merged.digest),
             LineageRecord(kind="quantized-weights", digest=quantized.digest, note=f"{target} {options.scheme}"),
@@ -275,6 +276,11 @@ def _prompt(checkpoint: Checkpoint) -> PromptRecord:
     one_token = Grid(1, checkpoint.config.vision.spatial_merge_size, checkpoint.config.vision.spatial_merge_size)
     rendered = PromptBuilder.from_folder(checkpoint.folder, checkpoint.config).build(ask(), [one_token]).text
     return PromptRecord(question=DEFAULT_QUESTION, rendered=rendered)
+
+
+def _earlier(folder: Path) -> tuple[LineageRecord, ...]:
+    """The lineage of a checkpoint that skinedge itself merged: the chain goes on back to the adapter."""
+    return read_manifest(folder).lineage if (folder / MANIFEST_FILE).is_file() else ()
 
 
 def _architecture(checkpoint: Checkpoint) -> ArchitectureRecord:

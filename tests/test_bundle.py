@@ -51,6 +51,18 @@ def test_verify_accepts_what_export_wrote(bundle: Path, source: AdapterCheckpoin
     )
 
 
+def test_lineage_goes_on_through_a_merge(tiny_model: Path, tiny_lora: Path, tmp_path: Path) -> None:
+    """Merged first and exported later: the chain still ends at the adapter, and the weights are the same bytes."""
+    adapted = AdapterCheckpoint.find(tiny_model, [tiny_lora])
+    merged = export(adapted, "safetensors", ExportOptions("as-stored"), tmp_path / "merged").path
+    later = verify(export(AdapterCheckpoint.find(merged), "onnx", ExportOptions("int4"), tmp_path / "later").path)
+    at_once = verify(export(adapted, "onnx", ExportOptions("int4"), tmp_path / "at_once").path)
+    assert later.lineage[0].digest == adapted.digest
+    assert "LoRA of rank 8" in later.lineage[0].note
+    assert later.file("decoder.onnx.data") == at_once.file("decoder.onnx.data")
+    assert later.file("vision.onnx.data") == at_once.file("vision.onnx.data")
+
+
 def test_manifest_says_what_was_done_not_what_was_asked(bundle: Path) -> None:
     applied = verify(bundle).applied
     assert applied["model.layers.0.self_attn.qkv_proj.weight"].scheme == "int4"
@@ -165,7 +177,7 @@ def test_failure_midway_leaves_nothing(source: AdapterCheckpoint, tmp_path: Path
     def fail(*args: object) -> None:
         raise SkinedgeError("the adapter went missing")
 
-    monkeypatch.setattr(skinedge.bundle, "prove_side_branch", fail)
+    monkeypatch.setattr(skinedge.bundle, "_carry", fail)
     with pytest.raises(SkinedgeError, match="went missing"):
         export(source, "onnx", ExportOptions("int4"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -194,7 +194,7 @@ def open_graph(path: Path, threads: int | None, device: str) -> ort.InferenceSes
     gpu = "CUDAExecutionProvider"
     if device == "cuda" and gpu not in available:
         raise TargetError(
-            "onnxruntime has no CUDA here.", hint="Install it: pip install 'skinedge[onnx-gpu]', or use --device cpu."
+            "onnxruntime has no CUDA here.", hint="Install it: pip install 'skinedge[onnx-gpu]', or run on the CPU."
         )
     providers = [p for p in (gpu, "CPUExecutionProvider") if p in available and (device != "cpu" or p != gpu)]
     try:
