@@ -198,11 +198,11 @@ def check_files(folder: Path) -> Manifest:
     """
     manifest = read_manifest(folder)
     for record in manifest.files:
-        _verifysize(folder, record)
+        _check_size(folder, record)
     return manifest
 
 
-def _verifysize(folder: Path, record: FileRecord) -> Path:
+def _check_size(folder: Path, record: FileRecord) -> Path:
     path = folder / record.path
     if not path.is_file():
         raise BundleError(f"{folder}: '{record.path}' is missing.", hint="Copy the bundle again.")
@@ -215,7 +215,7 @@ def _verifysize(folder: Path, record: FileRecord) -> Path:
 
 
 def _verify_file(folder: Path, record: FileRecord) -> None:
-    with _verifysize(folder, record).open("rb") as f:
+    with _check_size(folder, record).open("rb") as f:
         found = hashlib.file_digest(f, "sha256").hexdigest()
     if found != record.sha256:
         raise BundleError(

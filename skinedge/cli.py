@@ -21,7 +21,6 @@ from skinedge.registry import names
 
 if TYPE_CHECKING:
     from skinedge.artifacts import AdapterCheckpoint
-    from skinedge.manifest import Manifest
     from skinedge.targets._contract import ExportOptions
 
 app = typer.Typer(
@@ -239,6 +238,7 @@ def show(folder: Annotated[Path, typer.Argument(help="A bundle or a checkpoint f
 
     Example: skinedge show bundle/
     """
+    from skinedge.describe import describe_manifest
     from skinedge.manifest import MANIFEST_FILE, read_manifest
     from skinedge.model.config import read_config
 
@@ -256,7 +256,7 @@ def show(folder: Annotated[Path, typer.Argument(help="A bundle or a checkpoint f
     if as_json:
         emit({"kind": "bundle", "digest": manifest.digest, "manifest": manifest.model_dump(mode="json")})
     else:
-        _print_manifest(folder, manifest)
+        describe_manifest(folder, manifest)
 
 
 @app.command()
@@ -433,6 +433,7 @@ def _export(
 ) -> None:
     from skinedge.bundle import export as export_bundle
     from skinedge.bundle import preflight
+    from skinedge.describe import describe_manifest, describe_preflight
     from skinedge.weights.checkpoint import open_checkpoint
 
     if dry_run:
@@ -440,10 +441,7 @@ def _export(
         if as_json:
             emit({"out": str(out), "files": dict(flight.plan.files), "nbytes": flight.plan.nbytes, "memory": flight.plan.memory})
             return
-        table(("file", "size"), [(name, size(n)) for name, n in flight.plan.files.items()])
-        say(f"{out}: {size(flight.plan.nbytes)} in all and the manifest, {size(flight.disk_free)} free there.")
-        memory = f"{size(flight.plan.memory)} beyond the mapped checkpoint, {size(flight.memory_free)} free"
-        say(f"memory: up to {memory}. Nothing was written.")
+        describe_preflight(out, flight)
         return
     with progress_bar(quiet=as_json) as progress:
         bundle = export_bundle(source, target, options, out, licence=licence, allow_inert=allow_inert, progress=progress)
@@ -453,30 +451,6 @@ def _export(
         from skinedge.bundle import load_target
         from skinedge.manifest import read_manifest
 
-        _print_manifest(out, read_manifest(out))
+        describe_manifest(out, read_manifest(out))
         if load_target(target).RUNS:
             say(f"Next: skinedge run {out} PHOTOGRAPH, or skinedge parity {out} --reference MODEL --images FOLDER")
-
-
-def _print_manifest(folder: Path, manifest: Manifest) -> None:
-    """The bundle for people."""
-    a = manifest.architecture
-    say(f"{folder}: {manifest.target} bundle, {size(sum(f.nbytes for f in manifest.files))}, digest {manifest.digest[:16]}")
-    say(
-        f"  model    {a.text.num_layers} layers of {a.text.hidden_size}, vision {a.vision.depth} blocks of {a.vision.hidden_size}"
-    )
-    say(f"  scheme   {manifest.scheme.asked} asked, {manifest.scheme.bits_per_weight:.2f} bits per weight")
-    for scheme, (tensors, weights) in sorted(_by_scheme(manifest).items()):
-        say(f"           {scheme:8} {tensors:5} tensors, {weights:,} weights")
-    say(f"  bias     {manifest.decoding.bias}")
-    say(f"  licence  {manifest.licence}")
-    for record in reversed(manifest.lineage):
-        say(f"  from     {record.kind:19} {record.digest[:16]}  {record.note}".rstrip())
-
-
-def _by_scheme(manifest: Manifest) -> dict[str, tuple[int, int]]:
-    counts: dict[str, tuple[int, int]] = {}
-    for applied in manifest.applied.values():
-        tensors, weights = counts.get(applied.scheme, (0, 0))
-        counts[applied.scheme] = (tensors + 1, weights + applied.weights)
-    return counts
