@@ -341,7 +341,7 @@ def test_broken_tokenizer_folders_are_refused_by_name(tiny_model: Path, tmp_path
     (folder("d") / "tokenizer.json").write_text("{}")
     assert "tokenizer.json: not a tokenizer" in broken(tmp_path / "d")
     (folder("e") / "tokenizer_config.json").unlink()
-    assert "tokenizer_config.json is missing: the tokenizer's settings" in broken(tmp_path / "e")
+    assert "tokenizer_config.json is missing: the tokenizer's configuration" in broken(tmp_path / "e")
     edit(folder("f") / "config.json", image_token_id=2040)
     assert "the tokenizer has no token 2040, which the configuration refers to" in broken(tmp_path / "f")
     edit(folder("g") / "generation_config.json", eos_token_id=[2047])
