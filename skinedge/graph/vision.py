@@ -8,7 +8,7 @@ Inputs (``P`` patches in the processor's order, ``W`` windows of ``T`` patches):
     window_mask     bool  [W, T]    slots that hold a patch
     window_scatter  int64 [P]       where each patch went: window * T + slot
 
-Output: ``image_features`` float ``[P / 4, hidden]``.
+Output: ``image_features`` f32 ``[P / 4, hidden]``.
 
 Windowed blocks attend inside batches of small windows, gathered by index and padded inside the window;
 nothing of size P x P is ever masked, and the four full-attention blocks need no mask at all.  The
@@ -49,7 +49,8 @@ def build_vision(config: VisionConfig, weights: GraphWeights) -> Graph:
         x = g.op("Add", x, _attention(g, config, weights, i, normed, rope, windows))
         normed = weights.rms_norm(g, x, f"{module}.norm2", NORM_EPS)
         x = g.op("Add", x, _mlp(g, weights, f"{module}.mlp", normed))
-    g.output(_merge(g, config, weights, x), "image_features", g.float_type, ["M", config.out_hidden_size])
+    # The host puts the features in their places, and numpy knows no bfloat16 of ONNX Runtime's.
+    g.output(g.to_float(_merge(g, config, weights, x)), "image_features", "FLOAT", ["M", config.out_hidden_size])
     return g.finish()
 
 

@@ -73,13 +73,13 @@ class OrtSession:
             "window_mask": plan.window_mask,
             "window_scatter": plan.window_scatter,
         }
-        features = _run(self._vision, feeds, ["image_features"])[0].astype(np.float32)
+        features = _run(self._vision, feeds, ["image_features"])[0]
         if self._adapter is None:
             return ImageEncoding(pixels.grid, features, None, None)
         shift, skin = _run(self._adapter, {"pixel_values": pixels.patches}, ["shift", "skin"])
         unbiased = np.zeros_like(self._bias)
         bias = _run(self._head, {"hidden": shift[None].astype(self._float), "logit_bias": unbiased}, ["logits"])[0]
-        return ImageEncoding(pixels.grid, features, bias[0, 0].astype(np.float32), skin[0].astype(np.float32))
+        return ImageEncoding(pixels.grid, features, bias[0, 0], skin[0])
 
     def prefill(
         self, prompt: Prompt, images: Sequence[ImageEncoding] = (), *, bias: Float32 | None = None, all_positions: bool = False
@@ -220,18 +220,12 @@ def to_ort(array: Array) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def _run(session: ort.InferenceSession, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
+def _run(session: ort.InferenceSession, feeds: dict[str, Array], outputs: list[str]) -> list[Float32]:
+    """Float32 outputs by name."""
     binding = session.io_binding()
     for name, value in feeds.items():
         binding.bind_ortvalue_input(name, to_ort(value))
     for name in outputs:
         binding.bind_output(name)
     session.run_with_iobinding(binding)
-    return [_from_ort(v) for v in binding.get_outputs()]
-
-
-def _from_ort(value: ort.OrtValue) -> Array:
-    if value.data_type() == "tensor(bfloat16)":
-        raise TargetError("onnxruntime cannot hand bfloat16 to numpy.")
-    array: Array = value.numpy()
-    return array
+    return [value.numpy() for value in binding.get_outputs()]
