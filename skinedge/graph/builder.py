@@ -120,8 +120,6 @@ class GraphBuilder:
         if matrix.scales is not None:
             blocks = {"axis": 0, "block_size": matrix.block} if matrix.block else {"axis": 1}
             values = self.op("DequantizeLinear", values, self.weight(matrix.scales), **blocks)
-        elif matrix.values.onnx_type != self.float_type:
-            values = self.cast(values, self.float_type)
         return self.op("MatMul", x, values)
 
     def cast(self, x: ir.Value, onnx_type: str) -> ir.Value:
@@ -130,13 +128,13 @@ class GraphBuilder:
 
         return self.op("Cast", x, to=int(ir.DataType[onnx_type]))
 
-    def to_float(self, x: ir.Value, onnx_type: str = "FLOAT") -> ir.Value:
-        """``x`` in ``onnx_type``; nothing is added if the activations have it already."""
-        return x if onnx_type == self.float_type else self.cast(x, onnx_type)
+    def to_float(self, x: ir.Value) -> ir.Value:
+        """``x``, in the type of the activations, in 32 bits; nothing is added if it has them already."""
+        return x if self.kind == "f32" else self.cast(x, "FLOAT")
 
-    def from_float(self, x: ir.Value, onnx_type: str = "FLOAT") -> ir.Value:
-        """``x``, of ``onnx_type``, in the type of the activations."""
-        return x if onnx_type == self.float_type else self.cast(x, self.float_type)
+    def from_float(self, x: ir.Value) -> ir.Value:
+        """``x``, of 32 bits, in the type of the activations."""
+        return x if self.kind == "f32" else self.cast(x, self.float_type)
 
     def reshape(self, x: ir.Value, *shape: int) -> ir.Value:
         """Reshape; 0 keeps an axis, -1 infers one."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from skinedge.graph.builder import GraphBuilder
-from skinedge.quantize._storage import StoredMatrix, StoredTensor, store_float, store_rows
+from skinedge.quantize._storage import StoredMatrix, StoredTensor, store_rows
 from skinedge.registry import load
 from skinedge.targets._contract import Applied
 from skinedge.weights.source import TensorSource
@@ -27,19 +27,13 @@ class GraphWeights:
     kind: str
     scheme_of: Callable[[str], str]
     applied: dict[str, Applied] = field(default_factory=dict)
-    _matrices: dict[str, StoredMatrix] = field(default_factory=dict)
 
     def matrix(self, name: str, scheme: str | None = None) -> StoredMatrix:
-        """A linear layer's weight, transposed and in its scheme; asking twice gives the same one."""
-        if name not in self._matrices:
-            scheme = scheme or self.scheme_of(name)
-            if scheme in ("f32", "f16", "bf16"):
-                stored = store_float(self.source, name, self.kind)
-            else:
-                stored = load("quantize", "scheme", scheme).store(self.source, name, self.kind)
-            self._matrices[name] = stored
-            self.applied[name] = Applied(stored.scheme, stored.bits, self.source.spec(name).size)
-        return self._matrices[name]
+        """A linear layer's weight, transposed and in its scheme, or in the one given."""
+        scheme = scheme or self.scheme_of(name)
+        stored: StoredMatrix = load("quantize", "scheme", scheme).store(self.source, name, self.kind)
+        self.applied[name] = Applied(stored.scheme, stored.bits, self.source.spec(name).size)
+        return stored
 
     def rows(self, name: str) -> StoredTensor:
         """A tensor as it lies: a bias or a norm."""

@@ -36,11 +36,6 @@ class TextConfig:
     max_position_embeddings: int
     tie_word_embeddings: bool
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of one position of key/value cache in 16-bit floats."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * 2
-
 
 @dataclass(frozen=True)
 class VisionConfig:

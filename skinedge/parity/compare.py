@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from skinedge.console import Json
     from skinedge.model.reference import Reference
 
-STAGES = ("pixels", "tokens", "features", "bias", "prefill", "steps", "text")
 # Logits of every prompt position are compared while they fit; beyond that, those of the last position.
 MAX_PREFILL_LOGITS = 64 << 20
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}

@@ -19,7 +19,7 @@ from skinedge.errors import BundleError, MissingDependencyError, PromptError, Ta
 from skinedge.model.config import ModelConfig
 from skinedge.runtime.embedding import EmbeddingTable
 from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt
-from skinedge.runtime.windows import plan_windows
+from skinedge.runtime.windows import vision_feeds
 from skinedge.weights.source import Array
 
 if TYPE_CHECKING:
@@ -65,14 +65,7 @@ class OrtSession:
 
     def encode_image(self, pixels: Pixels) -> ImageEncoding:
         """Run the vision tower and, if there is one, the adapter branch."""
-        plan = plan_windows(pixels.grid, self._config.vision)
-        feeds: dict[str, Array] = {
-            "pixel_values": pixels.patches,
-            "position_ids": plan.position_ids,
-            "window_gather": plan.window_gather,
-            "window_mask": plan.window_mask,
-            "window_scatter": plan.window_scatter,
-        }
+        feeds = vision_feeds(pixels, self._config.vision)
         features = _run(self._vision, feeds, ["image_features"])[0]
         if self._adapter is None:
             return ImageEncoding(pixels.grid, features, None, None)

@@ -21,7 +21,7 @@ from skinedge.errors import PromptError, TargetError
 from skinedge.model.config import ModelConfig
 from skinedge.runtime.embedding import EmbeddingTable
 from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt
-from skinedge.runtime.windows import plan_windows
+from skinedge.runtime.windows import vision_feeds
 from skinedge.weights.source import Array
 
 Shape = tuple[int, ...]
@@ -122,14 +122,7 @@ class TrtSession:
         Raises:
             TargetError: the photograph drives the vision tower out of the range of its 16-bit floats.
         """
-        plan = plan_windows(pixels.grid, self._config.vision)
-        feeds: dict[str, Array] = {
-            "pixel_values": pixels.patches,
-            "position_ids": plan.position_ids,
-            "window_gather": plan.window_gather,
-            "window_mask": plan.window_mask,
-            "window_scatter": plan.window_scatter,
-        }
+        feeds = vision_feeds(pixels, self._config.vision)
         merged = pixels.grid.patches // self._config.vision.spatial_merge_size**2
         outputs = {"image_features": (merged, self._config.vision.out_hidden_size)}
         features = _run_once(self._device, self._vision, feeds, outputs)["image_features"]

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from skinedge.model.config import VisionConfig
-from skinedge.runtime.session import Grid, Int64
+from skinedge.runtime.session import Grid, Int64, Pixels
+from skinedge.weights.source import Array
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,18 @@ class WindowPlan:
     window_gather: Int64
     window_mask: npt.NDArray[np.bool_]
     window_scatter: Int64
+
+
+def vision_feeds(pixels: Pixels, config: VisionConfig) -> dict[str, Array]:
+    """All inputs of the vision graph for one image, by name."""
+    plan = plan_windows(pixels.grid, config)
+    return {
+        "pixel_values": pixels.patches,
+        "position_ids": plan.position_ids,
+        "window_gather": plan.window_gather,
+        "window_mask": plan.window_mask,
+        "window_scatter": plan.window_scatter,
+    }
 
 
 def plan_windows(grid: Grid, config: VisionConfig) -> WindowPlan:
