@@ -6,8 +6,8 @@ block does not divide falls back to a smaller block.
 
 Source: ``llama_tensor_get_type_impl`` and ``tensor_type_fallback`` of llama.cpp's ``src/llama-quant.cpp``
 (build 11549), for a dense model without an importance matrix; ``benchmarks/peers/gguf_upstream.py``
-compares the result with the real one.  A scheme of this family is a module with ``TARGETS``,
-``ACTIVATIONS`` and ``MIX``.
+compares the result with the real one.  A scheme of this family is a module with ``TARGETS``
+and ``MIX``.
 """
 
 from __future__ import annotations

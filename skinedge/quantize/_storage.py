@@ -5,7 +5,6 @@ scheme therefore writes the transpose, in slices of input channels, and a quanti
 that the graph's ``DequantizeLinear`` applies.  A scheme is a module of this folder with::
 
     TARGETS: tuple[str, ...]      # targets that take it
-    ACTIVATIONS: str | None       # the float type it implies, None if any will do
     def store(source, name, activations) -> StoredMatrix
 """
 

@@ -6,7 +6,6 @@ from skinedge.quantize._storage import StoredMatrix, store_float
 from skinedge.weights.source import TensorSource
 
 TARGETS = ("onnx", "trt", "gguf", "safetensors")
-ACTIVATIONS = "f16"
 
 
 def store(source: TensorSource, name: str, activations: str) -> StoredMatrix:

@@ -16,7 +16,6 @@ from skinedge.weights.source import F32, Array, Float32, TensorSource, col_block
 from skinedge.weights.stream import Payload
 
 TARGETS = ("onnx", "trt")
-ACTIVATIONS = None
 STEP = 128
 
 

@@ -5,5 +5,4 @@ from __future__ import annotations
 from skinedge.quantize._llama_mix import Mix, first_eighth, shared_heads
 
 TARGETS = ("gguf",)
-ACTIVATIONS = None
 MIX = Mix("iq4_xs", file_type=30, raised="q5_k", value=shared_heads, down=first_eighth)

@@ -5,5 +5,4 @@ from __future__ import annotations
 from skinedge.quantize._llama_mix import Mix, more_bits
 
 TARGETS = ("gguf",)
-ACTIVATIONS = None
 MIX = Mix("q5_k", file_type=17, raised="q6_k", value=more_bits, down=more_bits)

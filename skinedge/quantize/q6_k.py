@@ -5,5 +5,4 @@ from __future__ import annotations
 from skinedge.quantize._llama_mix import Mix
 
 TARGETS = ("gguf",)
-ACTIVATIONS = None
 MIX = Mix("q6_k", file_type=18)

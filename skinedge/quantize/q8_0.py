@@ -5,5 +5,4 @@ from __future__ import annotations
 from skinedge.quantize._llama_mix import Mix
 
 TARGETS = ("gguf",)
-ACTIVATIONS = None
 MIX = Mix("q8_0", file_type=7)
