@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,8 +84,8 @@ SHAPE_7B = Size(
 def make_model(folder: Path, size: Size = Size(), *, seed: int = 0, dtype: np.dtype[np.generic] = BF16, shards: int = 2) -> Path:
     """Write a whole checkpoint folder, sharded as Hugging Face shards it, tensor by tensor."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_tokenizer(folder, size.vocab)
-    _write_settings(folder, size, dtype)
+    write_tokenizer(folder, size.vocab, _WORDS)
+    write_settings(folder, size, dtype)
     _write_shards(folder, read_config(folder), seed, dtype, shards)
     return folder
 
@@ -180,7 +180,8 @@ def _blocks(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> Iter
         yield _weight(rng, name, (min(4096, shape[0] - start), *shape[1:]))
 
 
-def _write_tokenizer(folder: Path, vocab: int) -> None:
+def write_tokenizer(folder: Path, vocab: int, texts: Iterable[str]) -> None:
+    """Train a byte-level BPE with Qwen's pre-tokenizer and special tokens, at most ``vocab`` in all, and write its files."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))
@@ -196,7 +197,7 @@ def _write_tokenizer(folder: Path, vocab: int) -> None:
     trainer = trainers.BpeTrainer(
         vocab_size=room, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
-    tokenizer.train_from_iterator(_WORDS, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in ADDED_TOKENS])
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -212,7 +213,8 @@ def _write_tokenizer(folder: Path, vocab: int) -> None:
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8", newline="\n")
 
 
-def _write_settings(folder: Path, size: Size, dtype: np.dtype[np.generic]) -> None:
+def write_settings(folder: Path, size: Size, dtype: np.dtype[np.generic], *, max_pixels: int = 1003520) -> None:
+    """Write the configurations of model, generation and image processor; the tokenizer's files are there already."""
     tokens: dict[str, int] = {
         t["content"]: t["id"] for t in json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     }
@@ -241,7 +243,7 @@ def _write_settings(folder: Path, size: Size, dtype: np.dtype[np.generic]) -> No
     })  # fmt: skip
     _write_json(folder / "preprocessor_config.json", {
         "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor", "min_pixels": 3136,
-        "max_pixels": 1003520, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
+        "max_pixels": max_pixels, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
     })  # fmt: skip
 
