@@ -12,6 +12,7 @@ step is kept in the work folder, so that an interrupted run goes on where it was
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import json
 import shutil
 import tomllib
@@ -163,7 +164,13 @@ def _train(
         ids: list[int] = tokenizer.encode(_tell(cases[row], rng) + "<|im_end|>", add_special_tokens=False).ids
         return ids
 
-    train_language(model, eye, asked, pictures, tell, Stage(**dataclasses.asdict(recipe.language)))
+    def keep() -> None:
+        """The model as it is now, to look at while the rest is trained."""
+        work.joinpath("so-far").mkdir(exist_ok=True)
+        shutil.copytree(folder, work / "so-far", dirs_exist_ok=True)
+        _save(model, work / "so-far")
+
+    train_language(model, eye, asked, pictures, tell, Stage(**dataclasses.asdict(recipe.language)), keep)
     return model
 
 

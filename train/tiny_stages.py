@@ -87,6 +87,7 @@ def train_language(
     pictures: Pictures,
     tell: Callable[[int, np.random.Generator], list[int]],
     stage: Stage,
+    keep: Callable[[], None],
 ) -> None:
     """Teach the whole model to answer each of ``asked`` with the tokens of ``tell(row, rng)``, written anew each time."""
     text, decoded = model.model.language_model, compiled(decode)
@@ -105,7 +106,7 @@ def train_language(
             logits = model.lm_head(hidden[supervised]).float()
         return nn.functional.cross_entropy(logits, labels[supervised])
 
-    _optimise(list(model.parameters()), loss, stage, "language: narratives")
+    _optimise(list(model.parameters()), loss, stage, "language: narratives", keep)
 
 
 def finding_labels(cases: Sequence[Case]) -> dict[str, Tensor]:
@@ -155,7 +156,13 @@ def _turn(pictures: Pictures, rng: np.random.Generator) -> Pictures:
     return np.ascontiguousarray(turned[:, ::-1] if rng.integers(2) else turned)
 
 
-def _optimise(parameters: list[nn.Parameter], loss: Callable[[], Tensor], stage: Stage, what: str) -> None:
+def _optimise(
+    parameters: list[nn.Parameter],
+    loss: Callable[[], Tensor],
+    stage: Stage,
+    what: str,
+    keep: Callable[[], None] = lambda: None,
+) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -171,5 +178,7 @@ def _optimise(parameters: list[nn.Parameter], loss: Callable[[], Tensor], stage:
             optimiser.step()
             schedule.step()
             bar.update(task, advance=1, description=f"{what}: loss {value.item():.3f}")
+            if step % 500 == 499:
+                keep()
             if step % 100 == 0:
                 note(f"{what}: step {step} of {stage.steps}, loss {value.item():.4f}")

@@ -1,0 +1,1 @@
+"""The DermCoT builder: labelled photographs and a teacher in, narratives that reason from findings to diagnosis out."""
