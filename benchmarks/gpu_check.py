@@ -23,7 +23,7 @@ import numpy as np
 
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export, verify
-from skinedge.embedded import write_embedded
+from skinedge.embedded import embedded_checkpoint
 from skinedge.parity.compare import compare
 from skinedge.parity.metrics import logit_distance
 from skinedge.parity.pictures import write_pictures
@@ -122,7 +122,7 @@ def main() -> None:
         if args.bundle:
             bundle, source = args.bundle, AdapterCheckpoint.find(args.model, args.adapter)
         else:
-            source = write_embedded(scratch / "checkpoint")
+            source = embedded_checkpoint()
             bundle = export(source, "trt", ExportOptions(args.scheme), scratch / "bundle").path
         manifest = verify(bundle)
         pictures = write_pictures(scratch / "pictures")

@@ -1,4 +1,4 @@
-"""Every target and scheme of the embedded model against PyTorch, on real photographs and three awkward pictures.
+"""Every target and scheme of a tiny model with random weights against PyTorch, on real photographs and three awkward pictures.
 
 Usage: python benchmarks/parity_photographs.py [--images DIR] [--count 8] [--only onnx:f32,...] [--json FILE]
 
@@ -17,8 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export, known_targets, load_target
-from skinedge.embedded import write_embedded
+from skinedge.model.tiny import make_checkpoint
 from skinedge.parity.compare import compare
 from skinedge.parity.pictures import write_pictures
 from skinedge.targets._contract import ExportOptions
@@ -46,7 +47,7 @@ def main() -> int:
     rows, passed = [], True
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        source = write_embedded(work / "checkpoint")
+        source = AdapterCheckpoint.find(*make_checkpoint(work / "checkpoint"))
         pictures = write_pictures(work / "pictures")
         if args.images.is_dir():
             for path in sorted(args.images.glob("*.jpg"))[: args.count]:

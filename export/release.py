@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tomllib
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         recipes = [read_recipe(name) for name in args.recipe or known_recipes()]
-        with _source(args.model, args.adapter) as source:
-            rows = [_make(source, recipe, args.out / recipe.name, args.dry_run) for recipe in recipes]
+        source = _source(args.model, args.adapter)
+        rows = [_make(source, recipe, args.out / recipe.name, args.dry_run) for recipe in recipes]
     except SkinedgeError as error:
         report_error(error, as_json=False)
         return error.exit_code
@@ -81,12 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _source(model: Path | None, adapters: list[Path]) -> AbstractContextManager[AdapterCheckpoint]:
-    if model is None:
-        if adapters:
-            raise UsageError("--adapter needs the model it belongs to.", hint="Add --model FOLDER.")
-        return embedded_checkpoint()
-    return nullcontext(AdapterCheckpoint.find(model, adapters))
+def _source(model: Path | None, adapters: list[Path]) -> AdapterCheckpoint:
+    return AdapterCheckpoint.find(model, adapters) if model else embedded_checkpoint(adapters or None)
 
 
 def _make(source: AdapterCheckpoint, recipe: Recipe, out: Path, dry_run: bool) -> tuple[str, ...]:

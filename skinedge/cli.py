@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,8 +107,8 @@ def export(
     target, scheme, activations = _choose(target, scheme, activations, device)
     options = _options(scheme, activations, vision_scheme, context, workers)
     place = out or Path(f"{_model_name(model)}-{target}-{scheme}")
-    with _source(model, adapter, place) as source:
-        _export(source, target, options, place, licence, allow_inert, dry_run, as_json)
+    source = _source(model, adapter, place)
+    _export(source, target, options, place, licence, allow_inert, dry_run, as_json)
 
 
 @app.command()
@@ -131,8 +130,8 @@ def merge(
 
     options = _options(check_scheme("safetensors", dtype), None, None, 4096, workers)
     place = out or Path(f"{_model_name(model)}-merged")
-    with _source(model, adapter, place) as source:
-        _export(source, "safetensors", options, place, None, allow_inert, dry_run, as_json)
+    source = _source(model, adapter, place)
+    _export(source, "safetensors", options, place, None, allow_inert, dry_run, as_json)
 
 
 @app.command()
@@ -203,8 +202,8 @@ def parity(
     _existing(bundle)
     if report:
         refuse_taken_file(report)
-    with _source(reference, adapter) as source:
-        result = compare(bundle, source, images, limit=limit, steps=steps, side=side, threads=threads, quiet=as_json)
+    source = _source(reference, adapter)
+    result = compare(bundle, source, images, limit=limit, steps=steps, side=side, threads=threads, quiet=as_json)
     if report:
         write_report(result, report)
     if as_json:
@@ -309,6 +308,7 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the bundles and the report.")] = Path("build/demo"),
+    adapter: Adapters = None,
     as_json: AsJson = False,
 ) -> None:
     """The whole path on the embedded model: three bundles, verified, run and compared with PyTorch.
@@ -317,7 +317,8 @@ def demo(
     """
     from skinedge.demo import run_demo
 
-    passed = run_demo(out, quiet=as_json)
+    _existing(*(adapter or ()))
+    passed = run_demo(out, adapter, quiet=as_json)
     if as_json:
         emit({"passed": passed, "report": str(out / "report.md")})
     if not passed:
@@ -366,9 +367,7 @@ def _existing(*paths: Path) -> None:
             raise UsageError(f"{path}: no such file or folder.", hint="Check the spelling, or give the full path.")
 
 
-def _source(
-    model: Path | None, adapters: list[Path] | None, out: Path | None = None
-) -> AbstractContextManager[AdapterCheckpoint]:
+def _source(model: Path | None, adapters: list[Path] | None, out: Path | None = None) -> AdapterCheckpoint:
     """The checkpoint named, or the embedded one; first of all, that there is room for a folder at ``out``."""
     from skinedge.artifacts import AdapterCheckpoint
     from skinedge.embedded import embedded_checkpoint
@@ -377,9 +376,8 @@ def _source(
     if out:
         refuse_taken(out)
     if model is None:
-        if adapters:
-            raise UsageError("--adapter needs the model it belongs to.", hint="Add --model FOLDER.")
-        return embedded_checkpoint()
+        _existing(*(adapters or ()))
+        return embedded_checkpoint(adapters)
     if not model.exists() and not model.is_absolute() and len(model.parts) == 2 and not model.parent.exists():
         hub = (
             f"If it is a name on the Hugging Face hub, download it first: hf download {model.as_posix()} --local-dir {model.name}"
@@ -388,7 +386,7 @@ def _source(
     _existing(model, *(adapters or ()))
     if not model.is_dir():
         raise UsageError(f"{model} is a file, and a checkpoint is a folder.", hint=f"Did you mean {model.parent}?")
-    return nullcontext(AdapterCheckpoint.find(model, adapters or ()))
+    return AdapterCheckpoint.find(model, adapters or ())
 
 
 def _model_name(model: Path | None) -> str:

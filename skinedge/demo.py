@@ -1,19 +1,24 @@
-"""The whole path on the embedded model: checkpoint, three bundles, each verified, run and compared."""
+"""The whole path on the embedded model: adapter, three bundles, each verified, run and compared."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export, verify
-from skinedge.console import note, progress_bar, size
-from skinedge.embedded import write_embedded
+from skinedge.console import note, printable, progress_bar, size
+from skinedge.embedded import embedded_checkpoint
 from skinedge.parity.compare import Comparison, compare
 from skinedge.parity.pictures import write_pictures
 from skinedge.runtime.pipeline import Answer, Ask, open_pipeline
 from skinedge.staging import refuse_taken
+from skinedge.synthderm.findings import draw_cases
+from skinedge.synthderm.picture import render
 from skinedge.targets._contract import ExportOptions
 
 # target, scheme, the side that runs on a machine without a GPU
@@ -33,16 +38,21 @@ class Shown:
     comparison: Comparison
 
 
-def run_demo(out: Path, quiet: bool = False) -> bool:
+def run_demo(out: Path, adapters: Sequence[Path] | None = None, *, quiet: bool = False) -> bool:
     """Make everything under ``out`` and write ``report.md`` and ``report.json`` there.
+
+    Args:
+        out: a new folder.
+        adapters: for the embedded base; left out: the side branch that comes with it.
+        quiet: say nothing.
 
     Raises:
         OutputError: ``out`` is taken.
         SkinedgeError: a step failed.
     """
     refuse_taken(out)
-    source = write_embedded(out / "checkpoint")
-    pictures = write_pictures(out / "pictures")
+    source = embedded_checkpoint(adapters)
+    pictures = [*write_pictures(out / "pictures"), *_skin(out / "pictures")]
     _say(quiet, f"checkpoint: {source.path} with {len(source.adapters)} adapters, digest {source.digest[:16]}")
     shown = [_show(source, out, pictures, target, scheme, side, quiet) for target, scheme, side in BUNDLES]
     (out / "report.json").write_text(json.dumps([s.comparison.to_json() for s in shown], indent=1) + "\n", encoding="utf-8")
@@ -50,6 +60,15 @@ def run_demo(out: Path, quiet: bool = False) -> bool:
     passed = all(s.comparison.passed for s in shown)
     _say(quiet, f"{'all three agree with PyTorch' if passed else 'a stage is OUT OF TOLERANCE'}: read {out / 'report.md'}")
     return passed
+
+
+def _skin(folder: Path) -> list[Path]:
+    """Three SynthDerm pictures that no model has seen, named by what they show."""
+    paths = []
+    for case in draw_cases(3, seed=303):
+        paths.append(folder / f"{case.diagnosis.replace(' ', '-')}.png")
+        Image.fromarray(render(case)).save(paths[-1])
+    return paths
 
 
 def _show(
@@ -63,7 +82,8 @@ def _show(
     total = sum(f.nbytes for f in manifest.files)
     _say(quiet, f"{target} {scheme}: verified {len(manifest.files)} files, {size(total)}")
     with open_pipeline(folder, side=side) as pipeline:
-        answer = pipeline.run(Ask((pictures[-1],), overrides={"max_new_tokens": 48}))
+        answer = pipeline.run(Ask((pictures[-1],), overrides={"max_new_tokens": 160}))
+    _say(quiet, f"{pictures[-1].stem}: {printable(answer.transcript.text)}")
     _say(quiet, f"{target} {scheme}: ran{f' its {side} side' if side else ''} {answer.summary()}")
     comparison = compare(folder, source, out / "pictures", side=side, quiet=True)
     for stage in comparison.stages:
@@ -75,8 +95,8 @@ def _report(shown: list[Shown]) -> str:
     lines = [
         "# skinedge demo",
         "",
-        "The embedded model (random weights: its words mean nothing, which is why any difference shows) went through",
-        "the whole path. Each bundle was compared with PyTorch on three generated pictures.",
+        "The embedded model and its adapter went through the whole path. Each bundle was compared with PyTorch on three",
+        "pictures of awkward sizes and three SynthDerm pictures.",
         "",
         "| bundle | size | stage | verdict | measured |",
         "|---|---|---|---|---|",

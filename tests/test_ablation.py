@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import conftest
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -14,7 +15,6 @@ from typer.testing import CliRunner
 from skinedge.errors import OutputError, UsageError
 from skinedge.synthderm.dataset import write_dataset
 from skinedge.synthderm.findings import DIAGNOSES
-from tests.conftest import SHARED_DATA
 from train.ablation import app
 from train.ablation_report import Comparison, draw, markdown, paired_test
 from train.ablation_sets import PAD_QUESTION, check_apart, pad_ufes_20, synthderm
@@ -173,7 +173,7 @@ def test_synthderm_is_drawn_once_or_given(halves: Benchmark, tmp_path: Path) -> 
 
 
 def test_pad_ufes_20_keeps_its_split_and_invents_nothing(tmp_path: Path) -> None:
-    folder = SHARED_DATA / "pad-ufes-20"
+    folder = conftest.SHARED_DATA / "pad-ufes-20"
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: no PAD-UFES-20 on this machine")
     benchmark = pad_ufes_20(tmp_path, folder)

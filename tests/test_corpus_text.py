@@ -17,19 +17,11 @@ from hypothesis import strategies as st
 from train.corpus import prompts
 from train.corpus.cases import Case
 from train.corpus.endpoint import Answer
+from train.corpus.layers import checked_narrative, parse_layers, parse_record, reference_to_instructions
 from train.corpus.outcomes import Narrative, Rejected
 from train.corpus.scores import DIMENSIONS, Thresholds, last_object, parse_scores
 from train.corpus.selection import TWIN, earlier_twin
-from train.corpus.steps import (
-    Question,
-    TeacherSettings,
-    checked_narrative,
-    parse_layers,
-    parse_record,
-    reference_to_instructions,
-    settings_digest,
-    tell,
-)
+from train.corpus.steps import Question, TeacherSettings, settings_digest, tell
 
 GOOD = dict(zip(DIMENSIONS, (5, 4.5, 4, 3, 5, 0), strict=True))
 SETTINGS = TeacherSettings("teacher", "judge")
@@ -173,6 +165,7 @@ def test_another_diagnosis_is_rejected(said: str) -> None:
         "the label that was given", "According to the metadata this is", "The ground truth is BCC", "It is labelled as eczema",
         "I was told that", "since we are given a diagnosis", "The description mentions scale", "the case turned out to be SCC",
         "in line with the known\ndiagnosis", "as instructed", "this label suggests", "per the prompt",
+        "The Dermatologist who had only the photograph would say", "Say what is visible and nothing more.",
     ],
 )  # fmt: skip
 def test_a_narrative_that_gives_its_source_away_is_rejected(text: str) -> None:
@@ -314,6 +307,17 @@ def test_answers_that_are_none(answer: Answer, reason: str) -> None:
         asyncio.run(tell(CASE, "", ask, SETTINGS))
     assert caught.value.reason == reason
     assert caught.value.detail.startswith("describe") or caught.value.detail == "describe"
+
+
+def test_a_judge_without_scores_costs_the_case_but_not_its_narrative() -> None:
+    async def ask(question: Question) -> Answer:
+        return Answer("Lovely!" if question.step == "score" else ANSWERS[question.step], "stop")
+
+    with pytest.raises(Rejected) as caught:
+        asyncio.run(tell(CASE, "", ask, SETTINGS))
+    assert caught.value.reason == "invalid scores"
+    assert caught.value.detail == "no JSON object after the reasoning; the judge ended with 'Lovely!'"
+    assert caught.value.words.startswith("<think>A brown macule")
 
 
 # Likeness of narratives.

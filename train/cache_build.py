@@ -114,6 +114,11 @@ class Builder:
         ends = np.cumsum([len(e.targets) for e in examples])[:-1]
         result: list[dict[str, Array]] = []
         for example, states in zip(examples, np.split(hidden, ends), strict=True):
+            if not np.isfinite(states).all():
+                raise DataError(
+                    f"{example.record.where}: the model's hidden states of it are not finite numbers.",
+                    hint="Leave this record out, or compute in f32 (--precision f32).",
+                )
             result.append({"hidden": states, "labels": example.targets, "rows": np.concatenate(example.rows)})
         if self._teacher is not None:
             for part, features in zip(result, teacher_features(self._teacher, [e.record for e in examples]), strict=True):

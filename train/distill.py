@@ -1,6 +1,6 @@
 """Distil an adapter into a frozen model: ``python -m train.distill --recipe NAME --model DIR --data FILE --out DIR``.
 
-The same command under ``accelerate launch`` runs on several processes, GPUs or machines.
+The same command under ``accelerate launch`` runs on several processes, GPUs or machines that share the folders.
 """
 
 from __future__ import annotations

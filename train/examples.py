@@ -33,6 +33,7 @@ class Example:
     labels: Int64
     pixels: tuple[Pixels, ...]
     rows: tuple[UInt8, ...]
+    cut: bool  # the conversation goes on beyond the cut-off
 
     @property
     def targets(self) -> Int64:
@@ -84,7 +85,7 @@ class ExampleMaker:
             DataError: as for calling it.
         """
         example = self(record)
-        return Counts(len(example.targets), tuple(len(r) for r in example.rows), len(example.token_ids) == self._cutoff)
+        return Counts(len(example.targets), tuple(len(r) for r in example.rows), example.cut)
 
     def _example(self, record: Record, pixels: tuple[Pixels, ...]) -> Example:
         grids = [p.grid for p in pixels]
@@ -98,7 +99,7 @@ class ExampleMaker:
                 hint="Raise data.cutoff, or use smaller photographs.",
             )
         rows = tuple(still_rows(p, self.processor) for p in pixels)
-        return Example(record, ids, positions, labels, pixels, rows)
+        return Example(record, ids, positions, labels, pixels, rows, len(ids) < len(prompt.token_ids))
 
     def _labels(self, record: Record, grids: list[Grid], token_ids: Int64) -> Int64:
         labels = np.full_like(token_ids, UNSUPERVISED)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from skinedge.errors import OutputError
@@ -29,6 +30,7 @@ from train.states import Tensors
 
 RUN_FILE = "run.json"
 KEPT = 2
+_DONE = ".checkpoints.done"
 Row = dict[str, float]  # one step's figures
 
 
@@ -48,6 +50,7 @@ class RunFolder:
             OutputError: it holds something else, or the run is finished.
             TrainingError: it holds another run; the first difference is named.
         """
+        shutil.rmtree(self.out / _DONE, ignore_errors=True)  # of a run that was killed at its very end
         self.check(identity, adapter_file)
         if not (self.out / RUN_FILE).is_file():
             with staged_file(self.out / RUN_FILE) as f:
@@ -86,9 +89,18 @@ class RunFolder:
         return folder
 
     def load(self, step: int) -> tuple[Path, Tensors]:
-        """The checkpoint of ``step``: its folder, which is an adapter, and the optimizer's state."""
+        """The checkpoint of ``step``: its folder, which is an adapter, and the optimizer's state.
+
+        Raises:
+            TrainingError: it is damaged.
+        """
         folder = self.checkpoints / f"step-{step:08d}"
-        return folder, load_file(folder / "optimizer" / "adamw.safetensors")
+        try:
+            return folder, load_file(folder / "optimizer" / "adamw.safetensors")
+        except (OSError, SafetensorError) as e:
+            raise TrainingError(
+                f"{folder} is damaged: {e}.", hint="Remove this folder to resume from the checkpoint before it."
+            ) from e
 
     def finish(self, adapter_file: str) -> None:
         """Put the last checkpoint's adapter into place, its weights last, and remove the checkpoints."""
@@ -98,7 +110,7 @@ class RunFolder:
             (self.out / file.name).unlink(missing_ok=True)
             with staged_file(self.out / file.name) as f, file.open("rb") as stored:
                 shutil.copyfileobj(stored, f)
-        done = self.checkpoints.with_name(".checkpoints.done")
+        done = self.out / _DONE
         self.checkpoints.rename(done)  # at once, so that no half of them is ever taken for a checkpoint
         shutil.rmtree(done)
 

@@ -50,7 +50,7 @@ class SideBranch(nn.Module):
         self.out_proj = nn.Linear(shape.width, shape.teacher)
         self.text_down = nn.Linear(shape.width, shape.bias_rank, bias=False)
         self.text_up = nn.Linear(shape.bias_rank, shape.hidden, bias=False)
-        self.logit_bias_scale = nn.Parameter(torch.tensor(float(scale)))
+        self.logit_bias_scale = nn.Parameter(torch.tensor([float(scale)]))  # FSDP cuts up no scalar
         nn.init.zeros_(self.text_up.weight)
 
     def forward(self, rows: Tensor, patches: Sequence[int], images: Sequence[int]) -> BranchOutputs:
@@ -122,7 +122,7 @@ def released(tensors: Mapping[str, Tensor], shape: AdapterShape) -> dict[str, Te
         head, _, rest = name.partition(".")
         layer, _, part = rest.partition(".")
         if head != "layers" or part.startswith("router"):
-            result[_released_name(name)] = value
+            result[_released_name(name)] = value.reshape(()) if name == "logit_bias_scale" else value
             continue
         for e, net in enumerate(shape.nets(int(layer))):
             span = slice(e * size, (e + 1) * size)
@@ -145,7 +145,7 @@ def packed(tensors: Mapping[str, Tensor], shape: AdapterShape) -> dict[str, Tens
         result[f"layers.{i}.up_bias"] = torch.cat([tensors[net + "0.bias"] for net in nets])
         result[f"layers.{i}.down_weight"] = torch.cat([tensors[net + "2.weight"] for net in nets], 1)
         result[f"layers.{i}.down_bias"] = torch.stack([tensors[net + "2.bias"] for net in nets])
-    result["logit_bias_scale"] = result["logit_bias_scale"].reshape(())
+    result["logit_bias_scale"] = result["logit_bias_scale"].reshape(1)
     return result
 
 

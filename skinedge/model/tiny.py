@@ -90,6 +90,13 @@ def make_model(folder: Path, size: Size = Size(), *, seed: int = 0, dtype: np.dt
     return folder
 
 
+def make_checkpoint(folder: Path) -> tuple[Path, list[Path]]:
+    """Write a model, a LoRA and a side branch; the folder of the first and those of the others."""
+    model = make_model(folder / "model")
+    config = read_config(model)
+    return model, [make_lora(folder / "lora", config), make_side_branch(folder / "side-branch", config)]
+
+
 def make_side_branch(
     folder: Path, config: ModelConfig, *, experts: int = 8, width: int = 64, teacher: int = 48, seed: int = 1
 ) -> Path:

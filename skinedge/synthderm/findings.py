@@ -171,7 +171,8 @@ def draw_cases(count: int, seed: int) -> list[Case]:
     """``count`` cases: diagnoses in equal share, and within each the six skin types in equal share, in random order."""
     rng = np.random.default_rng([seed, 2])
     cells = [(d, f) for d in DIAGNOSES for f in range(1, 7)]
-    order = [cells[i % len(cells)] for i in range(count)]
+    rest = sorted(cells, key=lambda cell: cell[1])  # what does not fill a round still has every diagnosis
+    order = cells * (count // len(cells)) + rest[: count % len(cells)]
     return [
         draw_case(seed * 10_000_000 + i, diagnosis=order[j][0], fitzpatrick=order[j][1])
         for i, j in enumerate(rng.permutation(count))

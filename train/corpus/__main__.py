@@ -25,6 +25,7 @@ app = typer.Typer(
     name="train.corpus",
     help="Build the corpus that a model learns to reason from: photographs and labels in, narratives out.",
     no_args_is_help=True,
+    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

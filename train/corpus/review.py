@@ -15,9 +15,9 @@ from skinedge.errors import UsageError
 from train.corpus.card import card
 from train.corpus.cases import SPLITS
 from train.corpus.errors import CorpusError
+from train.corpus.layers import parse_record
 from train.corpus.records import IMAGES, Certificate, Corpus, Record, Refusal, read_corpus, relative, write_corpus
 from train.corpus.scores import DIMENSIONS, Thresholds, is_score
-from train.corpus.steps import parse_record
 from train.corpus.tables import Row, Table, read_table, write_table
 
 CORRECTED, REVIEWER = "corrected narrative", "reviewer"

@@ -51,11 +51,11 @@ def parse_scores(answer: str) -> dict[str, float]:
     """
     found = last_object(answer)
     if found is None:
-        raise Rejected("invalid scores", "no JSON object after the reasoning", answer)
+        raise Rejected("invalid scores", "no JSON object after the reasoning")
     try:
         return {name: _score(name, found) for name in DIMENSIONS}
     except ValueError as e:
-        raise Rejected("invalid scores", str(e), answer) from e
+        raise Rejected("invalid scores", str(e)) from e
 
 
 def is_score(value: float) -> bool:
