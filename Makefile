@@ -14,9 +14,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $@
 
-demo: $(VENV)/.installed  ## the whole path on the embedded model
+demo: $(VENV)/.installed  ## distil an adapter into the shipped base model, then the whole path to three bundles
 	rm -rf build/demo
-	$(BIN)/skinedge demo --out build/demo
+	$(BIN)/python -m train.demo --out build/demo
 
 test: $(VENV)/.installed  ## every test
 	$(BIN)/pytest -n auto

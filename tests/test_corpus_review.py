@@ -151,7 +151,9 @@ def test_scores_certify_correct_and_reject(corpus: Path, tmp_path: Path, encodin
     assert [(r.id, r.reason, r.detail) for r in new.rejected][1:] == [("c2", "low clinician score", "Safety 3 is below 4")]
     assert all((tmp_path / "deep/er/second" / r.images[0]).is_file() for r in new.records)
     assert all((tmp_path / "deep/er/second" / r.image).is_file() for r in new.rejected)
-    assert "2 narratives are certified" in (tmp_path / "deep/er/second/README.md").read_text(encoding="utf-8")
+    assert "3 cases kept, 2 left out, 2 certified by a dermatologist" in (tmp_path / "deep/er/second/README.md").read_text(
+        encoding="utf-8"
+    )
     assert "`back.csv`" in (tmp_path / "deep/er/second/README.md").read_text(encoding="utf-8")
     assert [r.id for r in read_corpus(corpus).records] == ["c0", "c1", "c2", "c3"], "the first corpus stays as it is"
     again = tmp_path / "again.csv"

@@ -1,4 +1,4 @@
-"""Which part of the distillation does what: ``python -m train.ablation --base DIR``.
+"""Which part of the distillation does what: ``python -m train.ablation``.
 
 Every arm of ``train/recipes/ablation.toml`` is trained from the same base, asked about the same held-out pictures,
 and tested against an earlier arm on those.  Finished arms are found again, so the command can be stopped and given
@@ -17,6 +17,7 @@ import typer
 
 from skinedge.cli import MOST_THREADS, STOPPED
 from skinedge.console import Json, emit, note, print_any_text, report_error, say
+from skinedge.embedded import BASE
 from skinedge.errors import SkinedgeError, UsageError
 from skinedge.registry import check
 from skinedge.staging import refuse_taken_file, staged_file
@@ -39,7 +40,7 @@ app = typer.Typer(
 
 @app.command()
 def ablation(
-    base: Annotated[Path, typer.Option("--base", "--model", "-m", help="Folder of the frozen base model.")],
+    base: Annotated[Path, typer.Option("--base", "--model", "-m", help="Folder of the frozen base model.")] = BASE,
     recipe: Annotated[Path, typer.Option(help="TOML file of the arms.")] = RECIPES / "ablation.toml",
     train: Annotated[Path | None, typer.Option(help="Records to train on; left out, SynthDerm is drawn.")] = None,
     test: Annotated[Path | None, typer.Option(help="Held-out records.")] = None,

@@ -16,11 +16,11 @@ from train.recipe import read_recipe
 from train.schedule import Schedule
 from train.settings import LoraSection, Recipe
 
-_SAMPLE = 16  # records that are timed
-_SHORT = 24  # tokens of their answers
+_SAMPLE = 32  # records that are timed
+_SHORT = 40  # tokens of their answers
 _LONG = 120  # tokens of an answer of SynthDerm
 # A record's turn in training, in forward passes of the frozen model over it; measured on the tiny base with two cores.
-_CACHED_TURN, _LORA_TURN = 0.3, 5.0
+_CACHED_TURN, _LORA_TURN = 0.2, 3.5
 
 
 @dataclass(frozen=True)

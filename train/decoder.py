@@ -6,8 +6,10 @@ The modules and their weights are the model's own, wrapped by PEFT or not, and t
 
 from __future__ import annotations
 
+from typing import Any
+
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from train.attention import attend, rotate
 
@@ -28,7 +30,7 @@ def rotary(model: transformers.PreTrainedModel, embeds: Tensor, positions: Tenso
     return cos[:, None], sin[:, None]
 
 
-def _attention(attention: nn.Module, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _attention(attention: Any, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     batch, length, _ = h.shape
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     q, k, v = (p(h).reshape(batch, length, -1, attention.head_dim).transpose(1, 2) for p in projections)

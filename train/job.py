@@ -19,6 +19,7 @@ from skinedge.model.config import ModelConfig, read_config
 from skinedge.weights.checkpoint import checkpoint_digest
 from skinedge.weights.lora import WEIGHTS_FILE
 from train.backbone import read_head
+from train.batches import Source
 from train.cache import MadeOf
 from train.card import write_card
 from train.data import Record, data_digest, read_records
@@ -28,6 +29,7 @@ from train.schedule import Schedule
 from train.settings import LoraSection, Recipe, SideBranchSection
 from train.sources import Sources
 from train.students import ADAPTER_FILE, SideBranchStudent, Student
+from train.whitening import whitening
 
 if TYPE_CHECKING:
     from train.teachers import Teacher
@@ -92,7 +94,7 @@ class Job:
         source = sources.cached(self.cache_folder, self.made_of) if cached else sources.plain()
         backbone = None if cached or isinstance(self.recipe.adapter, LoraSection) else sources.backbone()
         trainer = Trainer(
-            self.recipe, self.accelerator, self.student(), source, self.schedule, self.head, self.run, backbone, self.quiet
+            self.recipe, self.accelerator, self.student(self.basis(source)), source, self.schedule, self.head, self.run, backbone, self.quiet
         )
         ended = trainer.train()
         rows = truncate_metrics(self.run.metrics, ended.step) if main else []
@@ -157,7 +159,14 @@ class Job:
         out = self.run.out
         return Path(self.recipe.cache.folder) if self.recipe.cache.folder else out.with_name(f"{out.name}.cache")
 
-    def student(self) -> Student:
+    def basis(self, source: Source) -> Tensor | None:
+        """The coordinates in which the side branch's first layer learns, if the recipe asks for any."""
+        section = self.recipe.adapter
+        if isinstance(section, LoraSection) or not section.components or section.start:
+            return None
+        return whitening(source, section.components)
+
+    def student(self, basis: Tensor | None = None) -> Student:
         """The adapter as it is before the first step."""
         torch.manual_seed(self.recipe.train.seed)
         section = self.recipe.adapter
@@ -166,7 +175,7 @@ class Job:
 
             train = self.recipe.train
             return LoraStudent(section, self.folder, self.config, train.precision, train.gradient_checkpointing)
-        return SideBranchStudent(section, self.config, self.teacher.width if self.teacher else None)
+        return SideBranchStudent(section, self.config, self.teacher.width if self.teacher else None, basis)
 
 
 def _check(recipe: Recipe) -> None:

@@ -29,6 +29,8 @@ class SideBranchSection:
 
     ``start`` names a trained side branch to go on from; its sizes are then its own.
     ``teacher`` is the width of ``out_proj`` where there is no teacher to say it.
+    ``components`` lets ``in_proj`` learn in that many principal components of the patches, 0 in their raw values;
+    ``turn`` turns and mirrors the patches of each batch, for lesions have no up and down.
     """
 
     kind: str = "side-branch"
@@ -40,6 +42,8 @@ class SideBranchSection:
     bias_rank: int = field(default=64, metadata={"least": 1})
     scale: float = 1.5
     teacher: int = field(default=1024, metadata={"least": 1})
+    components: int = field(default=0, metadata={"least": 0})
+    turn: bool = False
     start: str = ""
 
 

@@ -38,11 +38,16 @@ class BranchOutputs(NamedTuple):
 class SideBranch(nn.Module):
     """The trainable side branch, initialised so that it changes nothing."""
 
-    def __init__(self, shape: AdapterShape, *, scale: float = 1.5, frames: int = 2) -> None:
+    basis: Tensor | None
+
+    def __init__(self, shape: AdapterShape, *, scale: float = 1.5, frames: int = 2, basis: Tensor | None = None) -> None:
         super().__init__()
         self.shape = shape
         self._frames = frames
-        self.in_proj = nn.Linear(shape.patch_values, shape.width, bias=False)
+        self.in_proj = nn.Linear(shape.patch_values if basis is None else basis.shape[1], shape.width, bias=False)
+        self.register_buffer("basis", basis)
+        if basis is not None:
+            nn.init.normal_(self.in_proj.weight, std=basis.shape[1] ** -0.5)
         self.skin_classifier = nn.Sequential(
             nn.Linear(shape.width, shape.skin_hidden), nn.ReLU(), nn.Linear(shape.skin_hidden, shape.skin_types)
         )
@@ -81,6 +86,9 @@ class SideBranch(nn.Module):
 
     def _still_weight(self) -> Tensor:
         """``in_proj`` for rows of one frame: a still's frames are equal, so their weights add up."""
+        if self.basis is not None:
+            with torch.autocast(self.basis.device.type, enabled=False):
+                return self.in_proj.weight @ self.basis.T
         whole = self.in_proj.weight.reshape(self.shape.width, CHANNELS, self._frames, -1)
         return whole.sum(2).flatten(1)
 
@@ -118,7 +126,7 @@ def released(tensors: Mapping[str, Tensor], shape: AdapterShape) -> dict[str, Te
     """The tensors of a ``SideBranch``'s state under their released names, one by one, contiguous, in float32."""
     experts, size = max(1, shape.experts), shape.bottleneck
     result: dict[str, Tensor] = {}
-    for name, value in tensors.items():
+    for name, value in _in_raw_values(tensors, shape).items():
         head, _, rest = name.partition(".")
         layer, _, part = rest.partition(".")
         if head != "layers" or part.startswith("router"):
@@ -134,6 +142,17 @@ def released(tensors: Mapping[str, Tensor], shape: AdapterShape) -> dict[str, Te
                 case _:
                     result[f"{net}2.bias"] = value.reshape(experts, -1)[e]
     return {name: result[name].detach().float().contiguous() for name in shape.tensors()}
+
+
+def _in_raw_values(tensors: Mapping[str, Tensor], shape: AdapterShape) -> dict[str, Tensor]:
+    """``tensors`` without a basis: ``in_proj`` multiplied out, in equal parts for the frames of a still."""
+    rest = dict(tensors)
+    basis = rest.pop("basis", None)
+    if basis is not None:
+        still = (rest["in_proj.weight"].float() @ basis.float().T).reshape(shape.width, CHANNELS, 1, -1)
+        frames = shape.patch_values // basis.shape[0]
+        rest["in_proj.weight"] = (still / frames).expand(-1, -1, frames, -1).reshape(shape.width, -1)
+    return rest
 
 
 def packed(tensors: Mapping[str, Tensor], shape: AdapterShape) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ def whole_states(module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[T
     model = cast(Tensors, get_model_state_dict(module, options=_WHOLE))
     found = cast(dict[str, dict[str, Tensors]], get_optimizer_state_dict(module, optimizer, options=_WHOLE)).get("state", {})
     flat = {f"{kind}/{name}": value for name, kinds in found.items() for kind, value in kinds.items()}
-    return model, {name: value.detach().cpu().contiguous() for name, value in flat.items()}
+    return model, {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in flat.items()}
 
 
 def load_states(module: nn.Module, optimizer: torch.optim.Optimizer, model: Tensors, state: Tensors) -> None:

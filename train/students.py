@@ -13,10 +13,13 @@ from skinedge.errors import AdapterError
 from skinedge.model.adapter import AdapterShape, infer_shape, released_name
 from skinedge.model.config import ModelConfig
 from train.batches import Batch
+from train.rows import CHANNELS
 from train.settings import SideBranchSection
 from train.side_branch import BranchOutputs, SideBranch, packed, released
+from train.whitening import turned
 
 ADAPTER_FILE = "adapter.safetensors"
+_FACTORS = Path("in_proj") / "factors.safetensors"
 
 
 class Said(NamedTuple):
@@ -41,38 +44,48 @@ class Student(Protocol):
 
 
 class BatchedBranch(nn.Module):
-    """A side branch that takes a whole batch."""
+    """A side branch that takes a whole batch, in training turned and mirrored if ``turn``."""
 
-    def __init__(self, branch: SideBranch) -> None:
+    def __init__(self, branch: SideBranch, *, turn: bool) -> None:
         super().__init__()
         self.branch = branch
+        self._turn = turn
 
     def forward(self, batch: Batch) -> Said:
         """The branch on the batch's pictures."""
-        return Said(None, self.branch(batch.rows, batch.patches, batch.images))
+        rows = turned(batch.rows, CHANNELS, int(torch.randint(8, ()))) if self._turn and self.training else batch.rows
+        return Said(None, self.branch(rows, batch.patches, batch.images))
 
 
 class SideBranchStudent:
-    """The side branch of a recipe.
+    """The side branch of a recipe; ``basis`` are the coordinates in which its first layer learns.
 
     Raises:
         AdapterError: the side branch to go on from does not fit the model, or is for another teacher.
     """
 
-    def __init__(self, section: SideBranchSection, config: ModelConfig, teacher: int | None) -> None:
+    def __init__(
+        self, section: SideBranchSection, config: ModelConfig, teacher: int | None, basis: Tensor | None = None
+    ) -> None:
         start = _read_start(Path(section.start)) if section.start else None
         self.shape = branch_shape(section, config, teacher, start)
-        branch = SideBranch(self.shape, scale=section.scale, frames=config.vision.temporal_patch_size)
+        branch = SideBranch(self.shape, scale=section.scale, frames=config.vision.temporal_patch_size, basis=basis)
         if start is not None:
             branch.load_state_dict(packed(start, self.shape))
-        self.module: nn.Module = BatchedBranch(branch)
+        self.module: nn.Module = BatchedBranch(branch, turn=section.turn)
 
     def write(self, folder: Path, state: dict[str, Tensor]) -> None:
-        tensors = released({n.removeprefix("branch."): t for n, t in state.items()}, self.shape)
-        save_file(tensors, folder / ADAPTER_FILE)
+        own = {n.removeprefix("branch."): t for n, t in state.items()}
+        save_file(released(own, self.shape), folder / ADAPTER_FILE)
+        if "basis" in own:  # the released form has the product only, from which training could not go on exactly
+            (folder / _FACTORS).parent.mkdir()
+            save_file({name: own[name] for name in ("basis", "in_proj.weight")}, folder / _FACTORS)
 
     def read(self, folder: Path) -> dict[str, Tensor]:
-        return {f"branch.{n}": t for n, t in packed(load_file(folder / ADAPTER_FILE), self.shape).items()}
+        own = packed(load_file(folder / ADAPTER_FILE), self.shape)
+        if (folder / _FACTORS).is_file():
+            own |= load_file(folder / _FACTORS)
+        return {f"branch.{n}": t for n, t in own.items()}
 
 
 def branch_shape(

@@ -173,7 +173,7 @@ def _optimise(
         for step in range(stage.steps):
             value = loss()
             optimiser.zero_grad()
-            value.backward()
+            torch.autograd.backward(value)
             nn.utils.clip_grad_norm_(parameters, stage.clip)
             optimiser.step()
             schedule.step()

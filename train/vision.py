@@ -8,6 +8,8 @@ by PEFT or not, and the result equals ``get_image_features`` (``tests/test_train
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import transformers
@@ -53,7 +55,7 @@ class UniformVision:
         cos, sin = visual.rotary_pos_emb(hidden, self._places.to(hidden.device))
         return cos[:, None], sin[:, None]  # broadcast over the heads
 
-    def _attention(self, attention: nn.Module, h: Tensor, cos: Tensor, sin: Tensor, *, full: bool) -> Tensor:
+    def _attention(self, attention: Any, h: Tensor, cos: Tensor, sin: Tensor, *, full: bool) -> Tensor:
         batch, length, hidden = h.shape
         q, k, v = attention.qkv(h).reshape(batch, length, 3, self._heads, -1).unbind(2)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)

