@@ -16,6 +16,7 @@ from skinedge.errors import OutputError, UsageError
 from skinedge.synthderm.dataset import write_dataset
 from skinedge.synthderm.findings import DIAGNOSES
 from train.ablation import app
+from train.ablation_plan import Counts, Speed, plan, show
 from train.ablation_report import Comparison, draw, markdown, paired_test
 from train.ablation_sets import PAD_QUESTION, check_apart, pad_ufes_20, synthderm
 from train.arms import Ablation, Answers, Arm, Benchmark, Outcome, Place, SynthDerm, Trial, read_ablation
@@ -42,12 +43,11 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
 def test_the_shipped_ablation_is_the_papers() -> None:
     what = read_ablation(RECIPES / "ablation.toml")
     recipes = {arm.name: read_recipe(arm.recipe, arm.changes(what, "synthderm")) for arm in what.arms if arm.recipe}
-    assert [arm.name for arm in what.arms] == ["base", "dermcot", "visual", "both", "lora"]
-    assert {arm.name: arm.against for arm in what.arms if arm.against} == {
-        "dermcot": "base", "visual": "base", "both": "dermcot", "lora": "both",
-    }  # fmt: skip
+    against = {arm.name: arm.against for arm in what.arms}
+    assert (against["base"], against["dermcot"], against["both"]) == ("", "base", "dermcot")
     weights = {name: (r.loss.ce > 0, r.loss.cosine > 0) for name, r in recipes.items() if name != "lora"}
-    assert weights == {"dermcot": (True, False), "visual": (False, True), "both": (True, True)}
+    assert weights == {"dermcot": (True, False), "both": (True, True)}
+    assert recipes["lora"].adapter.kind == "lora"
     # These arms differ in the weights of their losses and in nothing else.
     same = {json.dumps(replace(r, loss=recipes["both"].loss).tables()) for name, r in recipes.items() if name != "lora"}
     assert len(same) == 1
@@ -265,9 +265,22 @@ def test_a_dry_run_writes_nothing(run: Run, tmp_path: Path) -> None:
     assert [(arm["name"], arm["steps"]) for arm in plan["arms"]] == [("base", 0), ("broken", 2), ("small", 2)]
     assert all(arm["guessed_seconds"] > 0 for arm in plan["arms"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.toml"]
-    shown = run("--dry-run")[1]
-    assert "12 records to train on, 6 held out" in shown
-    assert "optim.lr = 1e+30" in shown
+
+
+def test_a_plan_guesses_from_what_was_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    lora = Arm("lora", "LoRA", "lora", {"train.epochs": 2, "train.batch": 16, "train.accumulation": 1}, "small")
+    twice = replace(SMALL, name="twice")
+    what = replace(TWO, arms=(*TWO.arms, twice, lora), answers=Answers())
+    planned = plan("synthderm", what, Counts(160, 100), Speed(forward=1.0, token=0.01), None)
+    base, small, again, largest = (p.seconds for p in planned)
+    assert base == 100 * 120 * 0.01
+    assert small - again == pytest.approx(160)  # the cache is made once
+    assert largest - base > 2 * 160  # every epoch goes through the whole model
+    assert [p.steps for p in planned] == [0, 2, 2, 20]
+    show("synthderm", planned, Counts(160, 100))
+    shown = capsys.readouterr().out
+    assert "synthderm: 160 records to train on, 100 held out" in shown
+    assert 'teacher.spec = ""' in shown
 
 
 @pytest.mark.parametrize(

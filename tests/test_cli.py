@@ -112,6 +112,7 @@ def test_json_is_one_object_for_every_command(
 
     monkeypatch.setattr(demo, "BUNDLES", (("onnx", "int4", None),))
     monkeypatch.setattr(pictures, "SIZES", {"small": (84, 61)})
+    other = make_model(tmp_path / "other", seed=9)
     calls: dict[str, tuple[str | Path, ...]] = {
         "targets": (),
         "devices": (),
@@ -119,7 +120,7 @@ def test_json_is_one_object_for_every_command(
         "verify": (bundle,),
         "show": (bundle,),
         "run": (bundle, photographs / "lesion.png", "--max-new-tokens", "3", "--threads", "1"),
-        "parity": (bundle, "--steps", "1", "--threads", "1", "--images", photographs),  # of another model: it fails
+        "parity": (bundle, "--reference", other, "--steps", "1", "--threads", "1", "--images", photographs),  # it fails
         "export": ("--scheme", "int4", "--out", tmp_path / "exported"),
         "merge": ("--out", tmp_path / "merged"),
         "demo": ("--out", tmp_path / "demo"),
@@ -182,7 +183,7 @@ WRONG: list[tuple[str, tuple[str, ...], int, str, str]] = [
     ("model on the hub", ("export", "--model", "Qwen/Qwen2.5"), 2, "fetches nothing from the network.", "hf download Qwen/Qwen2"),
     ("model that is a file", ("export", "--model", "note.txt"), 2, "note.txt is a file, and a checkpoint is a folder.", "mean ."),
     ("model without files", ("export", "--model", "empty"), 1, "empty/config.json is missing", "Point --model at"),
-    ("adapter alone", ("export", "--adapter", "empty"), 2, "--adapter needs the model it belongs to.", "Add --model FOLDER."),
+    ("adapter of nothing", ("export", "--adapter", "nowhere"), 2, "nowhere: no such file or folder.", "Check the spelling"),
     ("adapter", ("export", "--model", "empty", "-a", "lora"), 2, "lora: no such file or folder.", "Check the spelling"),
     ("full folder", ("export", "--out", "full"), 1, "full exists and is not empty.", "Choose another --out, or remove it"),
     ("full folder, asked", ("export", "--out", "full", "--dry-run"), 1, "full exists and is not empty.", "Choose another --out"),

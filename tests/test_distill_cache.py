@@ -150,7 +150,7 @@ def test_shards_are_cut_by_size_and_none_is_empty() -> None:
 
 def test_a_full_disk_is_foreseen(tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
-    with pytest.raises(OutputError, match="the cache needs .* and the disk has 1 B"):
+    with pytest.raises(OutputError, match=r"the cache needs .* and the disk has 1 B"):
         run(tiny_model, data, tmp_path / "out")
 
 

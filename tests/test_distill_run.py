@@ -14,7 +14,12 @@ from skinedge.errors import AdapterError, OutputError, UsageError
 from skinedge.model.reference import Reference
 from train.errors import TrainingError
 
-ADAPTERS = {"v1": {"adapter__experts": 0}, "v2": {}, "lora": {"adapter__kind": "lora", "adapter__dropout": 0.1}}
+ADAPTERS = {
+    "v1": {"adapter__experts": 0},
+    "v2": {},
+    "whitened": {"adapter__components": 12, "adapter__turn": True},
+    "lora": {"adapter__kind": "lora", "adapter__dropout": 0.1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +42,10 @@ def stopped_at(step: int, made: object) -> None:
             raise Stop
         before(self, at, norm)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_check_norm", check)
-        made.train()  # type: ignore[attr-defined]
+        with pytest.raises(Stop):
+            made.train()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)

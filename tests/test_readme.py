@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -37,6 +39,18 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                 yield from ((document.relative_to(ROOT).as_posix(), words) for words in shell_lines(text))
 
 
+def parse_module(name: str, words: list[str]) -> None:
+    """Check that ``python -m name words`` names a module, and options that its command has."""
+    found = importlib.util.find_spec(name)
+    assert found is not None, name
+    module = importlib.import_module(f"{name}.__main__" if found.submodule_search_locations else name)
+    command = typer.main.get_command(module.app)
+    if isinstance(command, typer.core.TyperGroup):
+        command = command.commands[words[0]]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
 COMMANDS = list(commands())
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 
@@ -53,6 +67,8 @@ def test_a_command_in_a_document_could_be_typed(document: str, words: list[str])
     elif words[0] == "make":
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(words[1:]) <= set(targets)
+    elif words[:2] == ["python", "-m"]:
+        parse_module(words[2], words[3:])
     elif words[0] in ("python", "python3") and not words[1].startswith("-"):
         assert (ROOT / words[1]).is_file(), words[1]
     for extras in re.findall(r"skinedge\[([\w,-]+)\]", " ".join(words)):

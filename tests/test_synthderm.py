@@ -122,7 +122,9 @@ def test_same_case_same_picture_and_every_finding_shows() -> None:
 
 
 def test_skin_gets_darker_from_one_to_six() -> None:
-    tones = [np.mean([render(draw_case(s, diagnosis="vitiligo", fitzpatrick=f), 56)[:8].mean() for s in range(8)]) for f in range(1, 7)]
+    tones = [
+        np.mean([render(draw_case(s, diagnosis="vitiligo", fitzpatrick=f), 56)[:8].mean() for s in range(8)]) for f in range(1, 7)
+    ]
     assert tones == sorted(tones, reverse=True)
 
 
@@ -131,7 +133,8 @@ def test_a_data_set_has_the_layout_of_the_training_records(tmp_path: Path) -> No
     lines = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
     assert Counter(line["diagnosis"] for line in lines) == dict.fromkeys(DIAGNOSES, 2)
     for line in lines:
-        assert Image.open(records.parent / line["images"][0]).size == (168, 168)
+        with Image.open(records.parent / line["images"][0]) as picture:
+            assert picture.size == (168, 168)
         assert line["messages"][0]["content"].startswith("<image>")
         assert read_answer(line["messages"][1]["content"]) == line["diagnosis"]
         assert read_findings(line["messages"][1]["content"]) == line["findings"]

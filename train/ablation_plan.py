@@ -85,9 +85,10 @@ def measure(what: Ablation, place: Place) -> Speed:
             backbone.hidden(examples)
         forward = (time.perf_counter() - begin) / _SAMPLE
         asked, how = read_held_out(file), what.answers
+        tokens = min(_SHORT, how.max_new_tokens)
         begin = time.perf_counter()
-        answer(place.base, [], asked, max_new_tokens=_SHORT, batch=how.batch, precision=how.precision, device="cpu")
-        token = (time.perf_counter() - begin) / (_SAMPLE * _SHORT)
+        answer(place.base, [], asked, max_new_tokens=tokens, batch=how.batch, precision=how.precision, device="cpu")
+        token = (time.perf_counter() - begin) / (_SAMPLE * tokens)
     return Speed(forward, token)
 
 

@@ -93,8 +93,9 @@ class Job:
         sources, cached = self.sources, self.recipe.cached
         source = sources.cached(self.cache_folder, self.made_of) if cached else sources.plain()
         backbone = None if cached or isinstance(self.recipe.adapter, LoraSection) else sources.backbone()
+        student = self.student(self.basis(source))
         trainer = Trainer(
-            self.recipe, self.accelerator, self.student(self.basis(source)), source, self.schedule, self.head, self.run, backbone, self.quiet
+            self.recipe, self.accelerator, student, source, self.schedule, self.head, self.run, backbone, self.quiet
         )
         ended = trainer.train()
         rows = truncate_metrics(self.run.metrics, ended.step) if main else []

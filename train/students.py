@@ -64,9 +64,7 @@ class SideBranchStudent:
         AdapterError: the side branch to go on from does not fit the model, or is for another teacher.
     """
 
-    def __init__(
-        self, section: SideBranchSection, config: ModelConfig, teacher: int | None, basis: Tensor | None = None
-    ) -> None:
+    def __init__(self, section: SideBranchSection, config: ModelConfig, teacher: int | None, basis: Tensor | None = None) -> None:
         start = _read_start(Path(section.start)) if section.start else None
         self.shape = branch_shape(section, config, teacher, start)
         branch = SideBranch(self.shape, scale=section.scale, frames=config.vision.temporal_patch_size, basis=basis)

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import json
-import shutil
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path

@@ -96,7 +96,9 @@ def train_language(
     def loss() -> Tensor:
         rows, rng = next(order)
         answers = [tell(int(row), rng) for row in rows]
-        ids, positions, labels = _conversation(asked[int(rng.integers(len(asked)))], answers, model.generation_config.pad_token_id)
+        ids, positions, labels = _conversation(
+            asked[int(rng.integers(len(asked)))], answers, model.generation_config.pad_token_id
+        )
         with torch.autocast("cpu", torch.bfloat16):
             embeds = model.get_input_embeddings()(ids)
             features = eye(model.model.visual, _turn(pictures[rows], rng))

@@ -32,7 +32,9 @@ def render_all(cases: Sequence[Case], *, size: int = SIZE, workers: int | None =
         yield from pool.map(render, cases, [size] * len(cases), chunksize=32)
 
 
-def write_dataset(folder: Path, count: int, seed: int, *, size: int = SIZE, workers: int | None = None, quiet: bool = True) -> Path:
+def write_dataset(
+    folder: Path, count: int, seed: int, *, size: int = SIZE, workers: int | None = None, quiet: bool = True
+) -> Path:
     """Write ``images/*.png`` and ``records.jsonl``: true findings, diagnosis and narrative of ``count`` cases.
 
     Raises:

@@ -142,8 +142,8 @@ def draw_random(rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
 
 
 def read_findings(text: str) -> dict[str, str]:
-    """The findings that a text claims in its observation: finding -> value, the first where two are claimed."""
-    observation = text.lower().split("reasoning:")[0]
+    """The findings that a text claims before it reasons or names a disease: finding -> value, the first where two are claimed."""
+    observation = _OBSERVED.split(text.lower(), maxsplit=1)[0]
     claims = {}
     for finding, pattern in _PATTERNS.items():
         if found := pattern.search(observation):
@@ -153,7 +153,7 @@ def read_findings(text: str) -> dict[str, str]:
 
 def read_answer(text: str) -> str | None:
     """What stands in the last ``<answer>``."""
-    answers: list[str] = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    answers: list[str] = re.findall(r"<answer>((?:(?!<answer>).)*?)</answer>", text, re.DOTALL)
     return answers[-1].strip() if answers else None
 
 
@@ -187,6 +187,8 @@ def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
     return choices[int(rng.integers(len(choices)))]
 
 
+# An answer that lost its headings still names a disease only after it has observed.
+_OBSERVED = re.compile(rf"reasoning:|\b(?:{'|'.join(DIAGNOSES)})\b")
 _VALUES: Mapping[str, Mapping[str, str]] = {
     finding: {clause: value for value, clauses in values.items() for clause in clauses} for finding, values in CLAUSES.items()
 }

@@ -116,7 +116,7 @@ class EfficientNetLite0(nn.Module):
         self.head = _convolution(weights, "_conv_head", "_bn1")
         self.classifier = nn.Linear(HEAD, CLASSES)
         self.classifier.load_state_dict({"weight": weights["_fc.weight"], "bias": weights["_fc.bias"]})
-        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        self.requires_grad_(False).eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """``[n, 1280]`` of ``[n, 3, 224, 224]``, which is (x - 127) / 128 of bytes."""
@@ -130,6 +130,7 @@ class Convolution(nn.Module):
     def __init__(self, convolution: nn.Conv2d, linear: bool) -> None:
         super().__init__()
         self.convolution, self.linear = convolution, linear
+        convolution.weight.data = convolution.weight.data.to(memory_format=torch.channels_last)
         padding = convolution.kernel_size[0] - convolution.stride[0]  # for even sides, which all that are halved are
         self.uneven = (padding // 2, padding - padding // 2) * 2 if padding % 2 else None
         if self.uneven is None:

@@ -13,6 +13,7 @@ encoder's, or a fine-tuned classifier's, whose mean-pooled features are then the
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -43,9 +44,10 @@ _BESIDE = (
     "teacher.",
 )
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)  # theirs; ImageNet's first deviation is 0.229
-_CONVERT = (
-    "Convert it once, where you trust it: python -c \"import torch, safetensors.torch as s; w = torch.load('FILE.pth', "
-    "weights_only=True); w = w.get('model', w); s.save_file({k: v.contiguous() for k, v in w.items()}, 'panderm.safetensors')\"."
+CONVERT = (
+    'Convert it once, where you trust it: python -c "import argparse, torch, safetensors.torch as s; '
+    "torch.serialization.add_safe_globals([argparse.Namespace]); w = torch.load('FILE.pth', 'cpu', weights_only=True); "
+    "s.save_file({k: v.contiguous() for k, v in w.get('model', w).items()}, 'panderm.safetensors')\"."
 )
 
 
@@ -63,7 +65,13 @@ class Sizes:
     @property
     def side(self) -> int:
         """Pixels of a side of the picture."""
-        return round((self.tokens - 1) ** 0.5) * self.patch
+        return math.isqrt(max(self.tokens - 1, 0)) * self.patch
+
+    @property
+    def possible(self) -> bool:
+        """Whether the width can be cut into heads and the patches make a square."""
+        square = math.isqrt(max(self.tokens - 1, 0)) ** 2 == self.tokens - 1 > 0
+        return square and self.patch > 0 and self.width > 0 and self.width % HEAD_SIZE == 0
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor there has to be."""
@@ -93,8 +101,9 @@ def open_teacher(argument: str) -> Teacher:
         raise UsageError(
             f"the teacher panderm needs its weights, and '{argument}' is no file or folder.", hint="Write panderm:FILE."
         )
-    if path.is_file() and path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: only safetensors are read: a {path.suffix} file can run code when opened.", hint=_CONVERT)
+    files = [path] if path.is_file() else list(path.iterdir())
+    if all(file.suffix != ".safetensors" for file in files):
+        raise CheckpointError(f"{path}: only safetensors are read: a .pth file can run code when it is opened.", hint=CONVERT)
     source = encoder_of(Shards(path))
     sizes = read_sizes(source, path)
     check(source, sizes, path)
@@ -106,9 +115,19 @@ def open_teacher(argument: str) -> Teacher:
 
 
 def encoder_of(stored: TensorSource) -> TensorSource:
-    """The encoder's tensors under their bare names, without what is known to stand beside it."""
-    bare = {name.removeprefix("encoder."): name for name in stored.names()}
-    return RenamedSource(stored, {name: old for name, old in bare.items() if not name.startswith(_BESIDE)})
+    """The encoder's tensors under their bare names, without what is known to stand beside it.
+
+    Raises:
+        CheckpointError: a tensor is there twice, with and without the prefix.
+    """
+    bare: dict[str, str] = {}
+    for stored_name in stored.names():
+        name = stored_name.removeprefix("encoder.")
+        if name in bare:
+            raise CheckpointError(f"tensors '{bare[name]}' and '{stored_name}' are the same tensor in two spellings.")
+        if not name.startswith(_BESIDE):
+            bare[name] = stored_name
+    return RenamedSource(stored, bare)
 
 
 def read_sizes(source: TensorSource, where: Path) -> Sizes:
@@ -129,9 +148,9 @@ def read_sizes(source: TensorSource, where: Path) -> Sizes:
             f"{where}: the tensors of its patches have shapes {kernel}, {positions}, {fc1}: this is not PanDerm's layout."
         )
     sizes = Sizes(kernel[0], fc1[0], depth, kernel[-1], positions[1], pooled)
-    if sizes.width % HEAD_SIZE or (sizes.side // max(sizes.patch, 1)) ** 2 != sizes.tokens - 1:
+    if not sizes.possible:
         raise CheckpointError(
-            f"{where}: a width of {sizes.width} and {sizes.tokens} positions do not make heads of {HEAD_SIZE} and a square of patches.",
+            f"{where}: width {sizes.width} and {sizes.tokens} positions make no heads of {HEAD_SIZE} and no square of patches.",
             hint=_KNOWN,
         )
     return sizes
@@ -169,18 +188,19 @@ def forward(weights: Mapping[str, Tensor], sizes: Sizes, pixels: Tensor) -> Tens
     def attention(at: str, x: Tensor) -> Tensor:
         query, value = weights[f"{at}.q_bias"], weights[f"{at}.v_bias"]
         bias = torch.cat((query, torch.zeros_like(query), value))
-        qkv = functional.linear(x, weights[f"{at}.qkv.weight"], bias).unflatten(-1, (3, -1, HEAD_SIZE))
+        qkv = functional.linear(x, weights[f"{at}.qkv.weight"], bias).view(*x.shape[:2], 3, -1, HEAD_SIZE)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [n, heads, tokens, 64]
         return linear(f"{at}.proj", functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    def mlp(at: str, x: Tensor) -> Tensor:
+        return linear(f"{at}.fc2", functional.gelu(linear(f"{at}.fc1", x)))
 
     patch = functional.conv2d(pixels, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], sizes.patch)
     tokens = weights["cls_token"].expand(len(pixels), -1, -1)
     x = torch.cat((tokens, patch.flatten(2).transpose(1, 2)), 1) + weights["pos_embed"]
     for at in (f"blocks.{i}" for i in range(sizes.depth)):
         x = x + weights[f"{at}.gamma_1"] * attention(f"{at}.attn", norm(f"{at}.norm1", x))
-        x = x + weights[f"{at}.gamma_2"] * linear(
-            f"{at}.mlp.fc2", functional.gelu(linear(f"{at}.mlp.fc1", norm(f"{at}.norm2", x)))
-        )
+        x = x + weights[f"{at}.gamma_2"] * mlp(f"{at}.mlp", norm(f"{at}.norm2", x))
     return norm(sizes.pooled, x[:, 0] if sizes.pooled == "norm" else x[:, 1:].mean(1))
 
 

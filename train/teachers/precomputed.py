@@ -88,7 +88,8 @@ class Precomputed:
 
     def _row(self, identity: str, path: Path) -> Float32:
         name = self._name(identity, path)
-        row = self._read[name]().reshape(self.width).astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+            row = self._read[name]().reshape(self.width).astype(np.float32)
         if not np.isfinite(row).all():
             raise DataError(f"{self._folder}: the vector '{name}' of record '{identity}' holds a value that is not finite.")
         return row

@@ -6,6 +6,7 @@ The features are what the model's classifier would see.
 from __future__ import annotations
 
 import hashlib
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,8 +90,8 @@ def pixels_of(config: PretrainedConfig, folder: Path) -> Pixels:
     resample = Image.Resampling.__members__.get(config.interpolation.upper())
     if (channels, height) != (3, width) or height < 1 or resample is None or config.crop_mode not in ("center", "squash"):
         raise CheckpointError(
-            f"{folder / 'config.json'}: pictures of {config.input_size}, {config.interpolation}, {config.crop_mode} are not known here.",
-            hint="A teacher takes square RGB pictures, cropped in the centre or squashed; precompute its features elsewhere.",
+            f"{folder}: its pictures ({config.input_size}, {config.interpolation}, {config.crop_mode}) cannot be made here.",
+            hint="Known are square RGB pictures, cropped in the centre or squashed; precompute its features elsewhere.",
         )
     mean, std = _of_bytes(config.mean), _of_bytes(config.std)
     return Pixels(height, mean, std, config.crop_pct, config.crop_mode == "squash", resample)
@@ -104,13 +105,13 @@ def _of_bytes(values: Channels) -> Channels:
 def _build(config: Config, weights: dict[str, Tensor], folder: Path) -> nn.Module:
     """The model with every one of its tensors, without its classifier."""
     try:
-        import timm
+        create_model = importlib.import_module("timm").create_model
     except ModuleNotFoundError as e:
         raise MissingDependencyError(
             f"the teacher timm needs the package {e.name}.", hint="Install them: pip install timm torchvision."
         ) from e
     try:
-        model = timm.create_model(config.architecture, pretrained=False, num_classes=config.num_classes, **config.model_args)
+        model = create_model(config.architecture, pretrained=False, num_classes=config.num_classes, **config.model_args)
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError) as e:
         reason = " ".join(str(e).split())[:200].rstrip(".")

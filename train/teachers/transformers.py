@@ -6,7 +6,6 @@ class token's last state, and without a class token the mean over the patches.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +80,8 @@ def _load_model(folder: Path) -> tuple[PreTrainedModel, bool]:
     if lost:
         raise CheckpointError(f"{folder}: {len(lost)} tensors of the model are missing, '{lost[0]}' first.")
     vision = getattr(model, "vision_model", model)
+    if vision.main_input_name != "pixel_values":
+        raise CheckpointError(f"{folder}: {type(model).__name__} is no image encoder.", hint="Give a ViT, DINOv2, CLIP, SigLIP…")
     return vision.requires_grad_(False).eval().to(device()), not missing
 
 
@@ -94,11 +95,9 @@ def _load_processor(folder: Path) -> BaseImageProcessor:
 @contextmanager
 def _reported(folder: Path, what: str) -> Iterator[None]:
     """Whatever ``transformers`` cannot open becomes one error; its own remarks are kept to itself."""
-    log = logging.getLogger("transformers")
-    level = log.level
-    log.setLevel(logging.ERROR)
     try:
-        yield
+        with _silent():
+            yield
     except ModuleNotFoundError as e:
         raise MissingDependencyError(
             f"the teacher transformers needs the package {e.name}.", hint="Install it: pip install 'skinedge[train]'."
@@ -109,5 +108,18 @@ def _reported(folder: Path, what: str) -> Iterator[None]:
             f"{folder}: transformers cannot open its {what}: {reason}.",
             hint="The folder must hold config.json, preprocessor_config.json and safetensors.",
         ) from e
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
-        log.setLevel(level)
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
