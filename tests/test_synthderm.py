@@ -82,7 +82,7 @@ def test_narratives_are_clean_english(seed: int) -> None:
 
 def test_no_clause_can_be_taken_for_another() -> None:
     said = [(finding, value, c) for finding, values in CLAUSES.items() for value, clauses in values.items() for c in clauses]
-    assert [f for f in CLAUSES] == list(VOCABULARY)
+    assert list(CLAUSES) == list(VOCABULARY)
     assert all(set(CLAUSES[f]) == set(VOCABULARY[f]) for f in CLAUSES)
     for finding, value, clause in said:
         others = [c for f, v, c in said if (f, v) != (finding, value)]
@@ -122,9 +122,11 @@ def test_same_case_same_picture_and_every_finding_shows() -> None:
 
 
 def test_skin_gets_darker_from_one_to_six() -> None:
-    tones = [
-        np.mean([render(draw_case(s, diagnosis="vitiligo", fitzpatrick=f), 56)[:8].mean() for s in range(8)]) for f in range(1, 7)
-    ]
+    def brightness(fitzpatrick: int) -> float:
+        cases = [draw_case(seed, diagnosis="vitiligo", fitzpatrick=fitzpatrick) for seed in range(8)]
+        return float(np.mean([render(case, 56)[:8].mean() for case in cases]))
+
+    tones = [brightness(f) for f in range(1, 7)]
     assert tones == sorted(tones, reverse=True)
 
 
