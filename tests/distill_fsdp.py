@@ -64,6 +64,7 @@ def main() -> None:
     expected, kept = whole_states(*alone), whole_states(*again)
     if dist.get_rank() == 0:
         print("same" if all(map(equal, expected, kept)) else f"not the same: {expected} {kept}")
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -73,6 +73,7 @@ class Features:
         return found
 
 
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 SMALL = {
     "adapter.width": 24,
     "adapter.layers": 2,
@@ -125,13 +126,16 @@ def files(out: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
 
 
-def words(model: Path, data: Path, out: Path, *more: str) -> list[str]:
+def words(model: Path, data: Path, out: Path, *more: str, **changes: object) -> list[str]:
     """The command that does what ``run`` does, in a process of its own."""
-    settings = [w for key, value in SMALL.items() for w in ("--set", f"{key}={value}")]
+    chosen = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
+    settings = [w for key, value in chosen.items() for w in ("--set", f"{key}={value}")]
     places = ["--model", str(model), "--data", str(data), "--out", str(out), "--teacher", "", "--device", "cpu", "--threads", "1"]
     return [sys.executable, "-m", "train.distill", "--recipe", "side_branch_v2", *places, *settings, *more]
 
 
 def typed(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False)
+    """Run a command to its end; processes that wait for each other talk over the loopback, whatever the host's name is."""
+    return subprocess.run(
+        command, env=environment(GLOO_SOCKET_IFNAME=LOOPBACK), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )

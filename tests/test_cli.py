@@ -91,7 +91,8 @@ def test_version() -> None:
 
 
 def test_completion_can_be_installed_and_knows_the_names() -> None:
-    assert "_SKINEDGE_COMPLETE" in process("--show-completion", "bash", SHELL="/bin/bash").out
+    script = process("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1").out
+    assert "_SKINEDGE_COMPLETE" in script
     for line, expected in (
         ("skinedge export --target ", {"gguf", "onnx", "safetensors", "trt"}),
         ("skinedge export --device rtx-4", {"rtx-4060-8gb", "rtx-4090"}),

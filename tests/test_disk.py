@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import python, typed
+from command_line import typed
 
 from skinedge.errors import OutputError
 from skinedge.parity.compare import Comparison, write_report
@@ -105,15 +105,3 @@ def test_a_report_that_does_not_fit(small_disk: Path) -> None:
     with pytest.raises(OutputError, match=r"report.json could not be written: the disk ran full."):
         write_report(Comparison("b", "r", True, "onnx", "f32", images, ()), small_disk / "report.json")
     assert [p.name for p in small_disk.iterdir()] == ["photographs.zip"]
-
-
-def test_a_full_temporary_disk_is_named(small_disk: Path, tmp_path: Path) -> None:
-    """The embedded model is written there first."""
-    script = "from skinedge.cli import main\nmain()"
-    done = python(script, "export", "--out", tmp_path / "b", TMPDIR=str(small_disk))
-    assert done.code == 1
-    assert done.err.startswith("error: "), done.err
-    assert "No space left on device" in done.err
-    assert "Traceback" not in done.err
-    assert list(small_disk.iterdir()) == []
-    assert not (tmp_path / "b").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from command_line import ROOT, environment
-from distill_setup import files, losses, typed, words, write_records
+from distill_setup import LOOPBACK, files, losses, typed, words, write_records
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
@@ -24,20 +25,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_end(tiny_model: Path, data: Path, tmp_path: Path) -> None:
-    more = ("--save-every", "3", "--set", "train.epochs=40", "--quiet")
+    more = ("--save-every", "3", "--quiet")
     begin = time.perf_counter()
-    assert typed(words(tiny_model, data, tmp_path / "whole", *more)).returncode == 0
+    assert typed(words(tiny_model, data, tmp_path / "whole", *more, train__epochs=40)).returncode == 0
     took = time.perf_counter() - begin
     moments, caught = random.Random(5), 0
     for i in range(4):
-        with subprocess.Popen(words(tiny_model, data, tmp_path / "cut", *more), env=environment(), cwd=ROOT) as running:
+        with subprocess.Popen(
+            words(tiny_model, data, tmp_path / "cut", *more, train__epochs=40), env=environment(), cwd=ROOT
+        ) as running:
             try:
                 running.wait(took * (0.5 + 0.5 * (i + moments.random()) / 4))
             except subprocess.TimeoutExpired:
                 running.kill()
                 caught += 1
     assert caught >= 2
-    done = typed(words(tiny_model, data, tmp_path / "cut", *more))
+    done = typed(words(tiny_model, data, tmp_path / "cut", *more, train__epochs=40))
     if "this run is finished" not in done.stderr:
         assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
@@ -47,7 +50,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_end(tiny_model: Path, data:
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGTERM is not delivered to Python on Windows")
 def test_a_termination_finishes_the_step_and_says_how_to_go_on(tiny_model: Path, data: Path, tmp_path: Path) -> None:
-    command = words(tiny_model, data, tmp_path / "out", "--set", "train.epochs=2000", "--quiet")
+    command = words(tiny_model, data, tmp_path / "out", "--quiet", train__epochs=2000)
     with subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
         wait_for_a_line(tmp_path / "out", running)
         running.send_signal(signal.SIGTERM)
@@ -59,14 +62,17 @@ def test_a_termination_finishes_the_step_and_says_how_to_go_on(tiny_model: Path,
 
 
 def test_two_processes_interrupted_and_resumed_have_the_losses_of_one(tiny_model: Path, data: Path, tmp_path: Path) -> None:
-    more = ("--quiet", "--set", "train.epochs=10")
-    assert typed(words(tiny_model, data, tmp_path / "one", "--batch", "4", *more)).returncode == 0
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    two = words(tiny_model, data, tmp_path / "two", "--batch", "2", *more)
-    command = [*launch, "--mixed_precision", "no", "--main_process_port", "0", *two[1:]]
-    with subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL) as running:
+    assert typed(words(tiny_model, data, tmp_path / "one", "--quiet", train__epochs=10)).returncode == 0
+    two = words(tiny_model, data, tmp_path / "two", "--quiet", train__batch=2, train__epochs=10)
+    launch = (
+        "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --dynamo_backend no --mixed_precision no"
+    )
+    command = [sys.executable, *launch.split(), "--main_process_ip", "127.0.0.1", "--main_process_port", "0", *two[1:]]
+    with subprocess.Popen(command, env=environment(GLOO_SOCKET_IFNAME=LOOPBACK), cwd=ROOT, stderr=subprocess.DEVNULL) as running:
         wait_for_a_line(tmp_path / "two", running)
         running.terminate()
+    assert not (tmp_path / "two" / "README.md").exists(), "it was stopped before its end"
+    assert json.loads((tmp_path / "two" / "run.json").read_text(encoding="utf-8"))["processes"] == "2"
     done = typed(command)
     assert done.returncode == 0, done.stderr
     for mine, theirs in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
@@ -74,13 +80,14 @@ def test_two_processes_interrupted_and_resumed_have_the_losses_of_one(tiny_model
 
 
 def test_fsdp_keeps_and_takes_back_the_state_of_one_process() -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = typed([*launch, str(Path(__file__).with_name("distill_fsdp.py"))])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("same") == 2
 
 
 def wait_for_a_line(out: Path, running: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
-    log = out / "log" / "metrics.jsonl"
+    log, end = out / "log" / "metrics.jsonl", time.monotonic() + 240
     while not (log.is_file() and log.stat().st_size) and running.poll() is None:
+        assert time.monotonic() < end, f"{log} is still empty"
         time.sleep(0.05)

@@ -547,7 +547,7 @@ class TestCommand:
     def test_resumes(self, tmp_path: Path, pictures: list[tuple[str, Path]], encoder: str) -> None:
         again = ["--images", tmp_path / "images", "--out", tmp_path / "f", "--shard", "2"]
         whole = pictures[4][1].read_bytes()
-        pictures[4][1].write_bytes(whole[:60])  # a picture of the last shard is damaged
+        pictures[4][1].write_bytes(bytes(60) + whole[60:])  # a picture of the last shard is damaged on the disk
         failed = command(encoder, *again)
         assert failed.code == 1
         assert "4.png" in failed.err

@@ -13,7 +13,7 @@ import typer
 
 from skinedge.cli import MOST_THREADS, STOPPED
 from skinedge.console import emit, note, print_any_text, report_error, say
-from skinedge.errors import SkinedgeError
+from skinedge.errors import SkinedgeError, UsageError
 from skinedge.registry import check
 from train.recipe import parse_override, read_recipe
 from train.settings import Recipe
@@ -94,9 +94,12 @@ def distill(
         "cache.folder": cache and str(cache),
         "cache.use": False if no_cache else None,
     }
-    chosen = {name: value for name, value in flags.items() if value is not None} | dict(map(parse_override, settings or ()))
+    given = {name: value for name, value in flags.items() if value is not None}
+    more = dict(map(parse_override, settings or ()))
+    if twice := sorted(given.keys() & more.keys()):
+        raise UsageError(f"{twice[0]} is given twice: by --set and by its own option.", hint="Leave one of them out.")
     check("device", device, ("auto", "cpu"))
-    _run(read_recipe(recipe, chosen), out, device, threads, dry_run, quiet or as_json, as_json)
+    _run(read_recipe(recipe, given | more), out, device, threads, dry_run, quiet or as_json, as_json)
 
 
 def _run(recipe: Recipe, out: Path, device: str, threads: int | None, dry_run: bool, quiet: bool, as_json: bool) -> None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def make_model(folder: Path, size: Size = Size(), *, seed: int = 0, dtype: np.dt
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder, size.vocab, _WORDS)
     write_settings(folder, size, dtype)
-    _write_shards(folder, read_config(folder), seed, dtype, shards)
+    write_weights(folder, read_config(folder), seed=seed, dtype=dtype, shards=shards)
     return folder
 
 
@@ -164,7 +165,16 @@ def _weight(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> Arra
     return _draw(rng, shape, 3.0 if name == HEAD else 1.0)
 
 
-def _write_shards(folder: Path, config: ModelConfig, seed: int, dtype: np.dtype[np.generic], shards: int) -> None:
+def write_weights(
+    folder: Path,
+    config: ModelConfig,
+    *,
+    seed: int,
+    dtype: np.dtype[np.generic],
+    shards: int,
+    given: Mapping[str, Array] = MappingProxyType({}),
+) -> None:
+    """Write the shards of a model and their index: ``given`` tensors as they are, all others random."""
     specs = [TensorSpec(name, shape, dtype) for name, shape in expected_shapes(config).items()]
     groups = [specs[len(specs) * i // shards : len(specs) * (i + 1) // shards] for i in range(shards)]
     rng = np.random.default_rng(seed)
@@ -175,7 +185,7 @@ def _write_shards(folder: Path, config: ModelConfig, seed: int, dtype: np.dtype[
             f.write(safetensors.header(group, {"format": "pt"}))
             for spec in group:
                 weight_map[spec.name] = file
-                for block in _blocks(rng, spec.name, spec.shape):
+                for block in [given[spec.name]] if spec.name in given else _blocks(rng, spec.name, spec.shape):
                     f.write(block.astype(dtype).tobytes())
     total = sum(s.nbytes for s in specs)
     _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
