@@ -48,63 +48,105 @@ class Losses(NamedTuple):
     skin: Tensor
 
 
-def vocabulary_loss(
-    hidden: Tensor, head: Tensor, labels: Tensor, bias: Tensor | None = None, tokens: Sequence[int] = ()
-) -> Tensor:
-    """Summed cross-entropy of ``softmax(hidden @ head.T + bias)``, never holding all logits.
+def vocabulary_loss(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    """Summed cross-entropy of ``softmax(hidden @ head.T)``, never holding all logits.
 
     Args:
         hidden: ``[T, hidden]``, at the positions that predict ``labels``.
         head: ``[vocabulary, hidden]``, frozen.
         labels: ``[T]``.
-        bias: ``[R, vocabulary]``, one for each record, or ``None``.
-        tokens: how many of the ``T`` each record has, in order; only read with a bias.
-
-    The gradients are made in the forward pass, chunk by chunk.  That of a bias is a sum over its record's
-    tokens, so its way back through the head costs one row of logits a record instead of one a token.
     """
-    runs = tuple(tokens) if bias is not None else (len(labels),)
-    result: Tensor = _VocabularyLoss.apply(hidden, head, labels, bias, runs)  # type: ignore[no-untyped-call]
+    result: Tensor = _VocabularyLoss.apply(hidden, head, labels)  # type: ignore[no-untyped-call]
+    return result
+
+
+def biased_vocabulary_loss(hidden: Tensor, head: Tensor, labels: Tensor, bias: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Summed cross-entropy of ``softmax(hidden @ head.T + bias)``, the hidden states as frozen as the head.
+
+    Args:
+        hidden: ``[T, hidden]``, at the positions that predict ``labels``.
+        head: ``[vocabulary, hidden]``.
+        labels: ``[T]``.
+        bias: ``[R, vocabulary]``, one for each record; it alone has a gradient.
+        tokens: how many of the ``T`` each record has, in order.
+
+    With ``p = softmax(hidden @ head.T)`` a token's loss is ``log(sum(p * exp(bias))) - log p[label] - bias[label]``:
+    the exponentials of the bias are taken once a record, not once a token, and both the loss and its gradient
+    are a weighted sum over ``p``.
+    """
+    result: Tensor = _BiasedVocabularyLoss.apply(hidden, head, labels, bias, tuple(tokens))  # type: ignore[no-untyped-call]
     return result
 
 
 class _VocabularyLoss(torch.autograd.Function):
+    """The gradient is made in the forward pass, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+        gradient = torch.empty_like(hidden) if hidden.requires_grad else None
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for start in range(0, len(hidden), step := _rows(head)):
+            part = slice(start, start + step)
+            logs = (hidden[part].to(head.dtype) @ head.T).float().log_softmax(-1)
+            wanted = labels[part, None]
+            total -= logs.gather(1, wanted).sum(dtype=torch.float64)
+            if gradient is not None:
+                error = logs.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=logs.dtype))
+                gradient[part] = error.to(head.dtype) @ head
+        ctx.save_for_backward(*([] if gradient is None else [gradient]))
+        return total.float()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient * grad, None, None
+
+
+class _BiasedVocabularyLoss(torch.autograd.Function):
+    """The gradient of a bias is a sum over its record's tokens: the way back through the head is one row a record."""
+
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
         hidden: Tensor,
         head: Tensor,
         labels: Tensor,
-        bias: Tensor | None,
+        bias: Tensor,
         tokens: tuple[int, ...],
     ) -> Tensor:
-        wants_hidden, _, _, wants_bias, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
-        d_hidden = torch.empty_like(hidden) if wants_hidden else None
-        d_bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
+        bias = bias.float()
+        gradient = torch.zeros_like(bias)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        for start, stop, runs in _chunks(tokens, max(1, CHUNK_BYTES // (4 * len(head)))):
-            chunk = hidden[start:stop].to(head.dtype) @ head.T
+        peaks = bias.amax(-1, keepdim=True)
+        factors = (bias - peaks).exp()
+        # Memory that is had once: the first touch of fresh pages costs as much as the softmax.
+        most = min(len(hidden), _rows(head))
+        products, exponentials = head.new_empty(2, most, len(head))
+        for start, stop, runs in _chunks(tokens, most):
+            part = slice(stop - start)
+            logits = torch.mm(hidden[start:stop].to(head.dtype), head.T, out=products[part])
+            shares = torch.softmax(logits, -1, out=exponentials[part])
+            own = logits.gather(1, labels[start:stop, None]).squeeze(1).float()
+            whole = logits.amax(-1).float() - shares.amax(-1).float().log()  # of the exponentials of all logits
+            total += (whole - own).sum(dtype=torch.float64)
             for record, i, j in runs:
-                logits = chunk[i - start : j - start]
-                logs = (logits.float() if bias is None else torch.add(bias[record], logits)).log_softmax(-1)
-                wanted = labels[i:j, None]
-                total -= logs.gather(1, wanted).sum(dtype=torch.float64)
-                if d_hidden is None and d_bias is None:
-                    continue
-                error = logs.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=logs.dtype))
-                if d_bias is not None:
-                    d_bias[record] += error.sum(0)
-                if d_hidden is not None:
-                    d_hidden[i:j] = error.to(head.dtype) @ head
-        ctx.save_for_backward(*(g for g in (d_hidden, d_bias) if g is not None))
-        ctx.wants = (d_hidden is not None, d_bias is not None)  # type: ignore[attr-defined]
+                of_record = shares[i - start : j - start]
+                mass = (of_record @ factors[record].to(head.dtype)).float()
+                total += (mass.log() + peaks[record] - bias[record, labels[i:j]]).sum(dtype=torch.float64)
+                gradient[record] += factors[record] * (mass.reciprocal().to(head.dtype) @ of_record)
+                gradient[record].index_add_(0, labels[i:j], bias.new_full((j - i,), -1))
+        ctx.save_for_backward(gradient)
         return total.float()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = list(ctx.saved_tensors)  # type: ignore[attr-defined]
-        d_hidden, d_bias = (saved.pop(0) * grad if wanted else None for wanted in ctx.wants)  # type: ignore[attr-defined]
-        return d_hidden, None, None, d_bias, None
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return None, None, None, gradient * grad, None
+
+
+def _rows(head: Tensor) -> int:
+    """How many tokens' logits are held at a time."""
+    return max(1, CHUNK_BYTES // (4 * len(head)))
 
 
 def _chunks(tokens: Sequence[int], most: int) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from train.backbone import Backbone
 from train.batches import Batch
-from train.losses import Losses, Totals, balance_loss, cosine_loss, skin_loss, vocabulary_loss
+from train.losses import Losses, Totals, balance_loss, biased_vocabulary_loss, cosine_loss, skin_loss, vocabulary_loss
 from train.settings import LossSection
 from train.students import Said
 
@@ -40,7 +40,7 @@ class Objective:
             return Losses(ce / whole.tokens, *ce.new_zeros(3))
         branch = said.branch
         bias = functional.linear(branch.shift.to(self._head.dtype), self._head).float()
-        ce = vocabulary_loss(_given(batch.hidden), self._head, batch.labels, bias, batch.tokens)
+        ce = biased_vocabulary_loss(_given(batch.hidden), self._head, batch.labels, bias, batch.tokens)
         # Without a teacher it is 0, but of the embedding: DDP waits for a gradient of every weight.
         cosine = 0 * branch.embedding.sum() if batch.teacher is None else cosine_loss(branch.embedding, batch.teacher)
         balance = balance_loss(branch.probability, branch.selected, sum(batch.patches), self._reduce)
