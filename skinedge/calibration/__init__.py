@@ -1,0 +1,1 @@
+"""What the layers of a model are given when it looks at photographs: measured once, used by every careful scheme."""
