@@ -93,9 +93,10 @@ def cached_step(job: Job, batch: int, repeats: int = 5) -> dict[str, float]:
     """Milliseconds of the parts of a cached step, each by itself: reading, the branch, the head's share."""
     import torch
 
-    from train.losses import biased_vocabulary_loss
+    from train.losses import Vocabulary
 
     source, head = job.sources.cached(job.cache_folder, job.made_of), job.head
+    vocabulary = Vocabulary(head)
     student = job.student(None).module.to(torch.float32)
     chosen = list(range(batch))
 
@@ -119,8 +120,8 @@ def cached_step(job: Job, batch: int, repeats: int = 5) -> dict[str, float]:
         "patches": float(sum(part.patches)),
         "read_ms": timed(lambda: source.batch(chosen)),
         "branch_and_bias_ms": timed(branch),
-        "head_product_ms": timed(lambda: part.hidden.to(head.dtype) @ head.T),
-        "vocabulary_loss_ms": timed(lambda: biased_vocabulary_loss(part.hidden, head, part.labels, bias, part.tokens).backward()),
+        "head_product_ms": timed(lambda: [vocabulary.logits(h) for h in part.hidden.split(vocabulary.rows)]),
+        "vocabulary_loss_ms": timed(lambda: vocabulary.biased_loss(part.hidden, part.labels, bias, part.tokens).backward()),
     }
 
 

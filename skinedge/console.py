@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from skinedge.weights.stream import Progress
 
 T = TypeVar("T")
+STOPPED = 130  # the exit code of a command that was interrupted
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
@@ -127,6 +128,27 @@ def report_error(error: SkinedgeError, as_json: bool) -> None:
         note(f"error: {error.message}")
         if error.hint:
             note(f"  {error.hint}")
+
+
+def run_command(app: Callable[..., object], *, stopped: str = "", name: str | None = None) -> None:
+    """Run a typer app: every mistake becomes one sentence, a hint and an exit code (2 usage, 1 failure, 130 stopped).
+
+    ``stopped`` is said when Ctrl-C ended it; ``name`` is what the help calls the program.
+    """
+    print_any_text()
+    try:
+        app(prog_name=name)
+    except SkinedgeError as error:
+        report_error(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    except OSError as error:  # a folder without permission, a disk that fails: the system's own words name the file
+        words = f"{error.filename}: {error.strerror}." if error.filename else f"{error}."
+        report_error(SkinedgeError(words), as_json="--json" in sys.argv)
+        sys.exit(SkinedgeError.exit_code)
+    except SystemExit as stop:
+        if stop.code == STOPPED and stopped:
+            note(stopped)
+        raise
 
 
 def size(count: float) -> str:

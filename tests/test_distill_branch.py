@@ -120,7 +120,7 @@ def test_cross_entropy_by_hand() -> None:
     # Two tokens, vocabulary of 3, logits = hidden @ head.T + bias = [1, 0, 0] and [0, 2, 1].
     hidden, head = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     bias = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 1.0]], requires_grad=True)
-    total = loss.biased_vocabulary_loss(hidden, head, torch.tensor([0, 2]), bias, [1, 1])
+    total = loss.Vocabulary(head).biased_loss(hidden, torch.tensor([0, 2]), bias, [1, 1])
     first = math.log(math.e + 2) - 1
     second = math.log(1 + math.e**2 + math.e) - 1
     assert total.item() == pytest.approx(first + second, rel=1e-6)
@@ -139,12 +139,12 @@ def test_cross_entropy_in_chunks_is_torchs_own(chunk: int, monkeypatch: pytest.M
     bias, labels = torch.randn(4, vocabulary, requires_grad=True), torch.randint(0, vocabulary, (12,))
     owner = torch.repeat_interleave(torch.arange(4), torch.tensor(tokens))
     expected = torch.nn.functional.cross_entropy(hidden @ head.T + bias[owner], labels, reduction="sum")
-    total = loss.biased_vocabulary_loss(hidden.detach(), head, labels, bias, tokens)
+    total = loss.Vocabulary(head).biased_loss(hidden.detach(), labels, bias, tokens)
     torch.testing.assert_close(total, expected)
     gradients = (torch.autograd.grad(e * 0.3, bias) for e in (total, expected))
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
     expected = torch.nn.functional.cross_entropy(hidden @ head.T, labels, reduction="sum")
-    total = loss.vocabulary_loss(hidden, head, labels)
+    total = loss.Vocabulary(head).loss(hidden, labels)
     torch.testing.assert_close(total, expected)
     gradients = (torch.autograd.grad(e * 0.3, hidden) for e in (total, expected))
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
@@ -157,8 +157,8 @@ def test_cross_entropy_under_a_strong_bias_and_in_bf16() -> None:
     bias = 12 * torch.randn(2, 300)
     logits = hidden.double() @ head.double().T + bias.double().repeat_interleave(20, 0)
     expected = torch.nn.functional.cross_entropy(logits, labels, reduction="sum").float()
-    torch.testing.assert_close(loss.biased_vocabulary_loss(hidden, head, labels, bias, [20, 20]), expected, rtol=1e-5, atol=0)
-    rounded = loss.biased_vocabulary_loss(hidden.bfloat16(), head.bfloat16(), labels, bias, [20, 20])
+    torch.testing.assert_close(loss.Vocabulary(head).biased_loss(hidden, labels, bias, [20, 20]), expected, rtol=1e-5, atol=0)
+    rounded = loss.Vocabulary(head.bfloat16()).biased_loss(hidden.bfloat16(), labels, bias, [20, 20])
     torch.testing.assert_close(rounded, expected, rtol=5e-3, atol=0)
 
 

@@ -8,17 +8,16 @@ again.  SynthDerm is drawn as it is needed; PAD-UFES-20 is used where it is.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from skinedge.cli import MOST_THREADS, STOPPED
-from skinedge.console import Json, emit, note, print_any_text, report_error, say
+from skinedge.cli import MOST_THREADS
+from skinedge.console import Json, emit, note, run_command, say
 from skinedge.embedded import BASE
-from skinedge.errors import SkinedgeError, UsageError
+from skinedge.errors import UsageError
 from skinedge.registry import check
 from skinedge.staging import refuse_taken_file, staged_file
 from skinedge.weights.checkpoint import digest_of
@@ -120,16 +119,7 @@ def _files(out: Path, name: str) -> list[Path]:
 
 def main() -> None:
     """Entry point: a line for every mistake, never a traceback for one the user can mend."""
-    print_any_text()
-    try:
-        app()
-    except SkinedgeError as error:
-        report_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
-    except SystemExit as stop:
-        if stop.code == STOPPED:
-            note("stopped; finished arms and the last checkpoint are kept. Run the same command again to go on.")
-        raise
+    run_command(app, stopped="stopped; finished arms and the last checkpoint are kept. Run the same command again to go on.")
 
 
 if __name__ == "__main__":

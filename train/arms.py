@@ -20,8 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from skinedge.cli import STOPPED
-from skinedge.console import note
+from skinedge.console import STOPPED, note
 from skinedge.errors import SkinedgeError, UsageError
 from skinedge.registry import check
 from skinedge.weights.checkpoint import checkpoint_digest, digest_of

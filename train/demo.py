@@ -6,16 +6,14 @@ folder.  ``skinedge demo`` does the second half, with the adapter made here.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from skinedge.console import note, report_error
+from skinedge.console import note, run_command
 from skinedge.demo import run_demo
 from skinedge.embedded import BASE
-from skinedge.errors import SkinedgeError
 from skinedge.staging import refuse_taken
 from skinedge.synthderm.dataset import write_dataset
 from train.diagnose import answer
@@ -58,13 +56,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 @app.command()
 def main(out: Annotated[Path, typer.Option("--out", "-o", help="New folder for everything.")] = Path("build/demo")) -> None:
     """Distil an adapter into the shipped base model and take it through export (a few minutes on two cores)."""
-    try:
-        if not train_and_export(out):
-            raise typer.Exit(1)
-    except SkinedgeError as error:
-        report_error(error, as_json=False)
-        sys.exit(error.exit_code)
+    if not train_and_export(out):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

@@ -6,16 +6,14 @@ Every raw answer is kept, one JSON object a line; what is printed is made from t
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
-from skinedge.cli import STOPPED
-from skinedge.console import Json, counted, emit, note, print_any_text, report_error, say, table
-from skinedge.errors import SkinedgeError, UsageError
+from skinedge.console import Json, counted, emit, run_command, say, table
+from skinedge.errors import UsageError
 from skinedge.parity.statistics import Share
 from skinedge.registry import check
 from skinedge.runtime.generate import BiasPolicy
@@ -183,16 +181,7 @@ def diagnose(
 
 def main() -> None:
     """Entry point: a line for every mistake, never a traceback for one the user can mend."""
-    print_any_text()
-    try:
-        app()
-    except SkinedgeError as error:
-        report_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
-    except SystemExit as stop:
-        if stop.code == STOPPED:
-            note("stopped; nothing was written.")
-        raise
+    run_command(app, stopped="stopped; nothing was written.")
 
 
 if __name__ == "__main__":

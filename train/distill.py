@@ -5,15 +5,14 @@ The same command under ``accelerate launch`` runs on several processes, GPUs or 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from skinedge.cli import MOST_THREADS, STOPPED
-from skinedge.console import emit, note, print_any_text, report_error, say
-from skinedge.errors import SkinedgeError, UsageError
+from skinedge.cli import MOST_THREADS
+from skinedge.console import STOPPED, emit, note, run_command, say
+from skinedge.errors import UsageError
 from skinedge.registry import check
 from train.recipe import parse_override, read_recipe
 from train.settings import Recipe
@@ -117,7 +116,7 @@ def _run(recipe: Recipe, out: Path, device: str, threads: int | None, dry_run: b
         emit({"out": str(out), "step": result.step, "steps": result.steps, "loss": result.loss, "stopped": result.stopped})
     if result.stopped:
         if main:
-            note(f"Stopped after step {result.step} of {result.steps}; run the same command again to go on.")
+            note(f"step {result.step} of {result.steps} is saved.")
         raise typer.Exit(STOPPED)
     if main and not as_json:
         say(f"{out}: {result.steps} steps, last loss {result.loss:.4f}; the card is {out / 'README.md'}.")
@@ -126,15 +125,7 @@ def _run(recipe: Recipe, out: Path, device: str, threads: int | None, dry_run: b
 
 def main() -> None:
     """Entry point: a line for every mistake, never a traceback for one the user can mend."""
-    print_any_text()
-    try:
-        app()
-    except SkinedgeError as error:
-        report_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        note("stopped; what is finished of the cache is kept. Run the same command again to go on.")
-        sys.exit(STOPPED)
+    run_command(app, stopped="stopped; what is finished is kept. Run the same command again to go on.")
 
 
 if __name__ == "__main__":

@@ -48,51 +48,69 @@ class Losses(NamedTuple):
     skin: Tensor
 
 
-def vocabulary_loss(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
-    """Summed cross-entropy of ``softmax(hidden @ head.T)``, never holding all logits.
+class Vocabulary:
+    """The frozen head ``[vocabulary, hidden]`` and room for the logits of some tokens, never of all.
 
-    Args:
-        hidden: ``[T, hidden]``, at the positions that predict ``labels``.
-        head: ``[vocabulary, hidden]``, frozen.
-        labels: ``[T]``.
+    The room is kept from step to step: on a CPU the first touch of fresh memory costs half as much as the product.
     """
-    result: Tensor = _VocabularyLoss.apply(hidden, head, labels)  # type: ignore[no-untyped-call]
-    return result
+
+    def __init__(self, head: Tensor) -> None:
+        self.head = head
+        self._room = head.new_empty(0, len(head))
+
+    def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Summed cross-entropy of ``softmax(hidden @ head.T)``.
+
+        Args:
+            hidden: ``[T, hidden]``, at the positions that predict ``labels``.
+            labels: ``[T]``.
+        """
+        result: Tensor = _Loss.apply(hidden, self, labels)  # type: ignore[no-untyped-call]
+        return result
+
+    def biased_loss(self, hidden: Tensor, labels: Tensor, bias: Tensor, tokens: Sequence[int]) -> Tensor:
+        """Summed cross-entropy of ``softmax(hidden @ head.T + bias)``, the hidden states as frozen as the head.
+
+        Args:
+            hidden: ``[T, hidden]``, at the positions that predict ``labels``.
+            labels: ``[T]``.
+            bias: ``[R, vocabulary]``, one for each record; it alone has a gradient.
+            tokens: how many of the ``T`` each record has, in order.
+
+        With ``e = exp(hidden @ head.T)`` a token's loss is ``log(sum(e * exp(bias))) - log e[label] - bias[label]``:
+        the exponentials of the bias are taken once a record, not once a token, and both the loss and its gradient
+        are a weighted sum over ``e``.
+        """
+        result: Tensor = _BiasedLoss.apply(hidden, self, labels, bias, tuple(tokens))  # type: ignore[no-untyped-call]
+        return result
+
+    @property
+    def rows(self) -> int:
+        """Of how many tokens logits are held at a time."""
+        return max(1, CHUNK_BYTES // (4 * len(self.head)))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[T, vocabulary]`` of at most ``rows`` tokens; valid until the next call."""
+        if len(self._room) < len(hidden):
+            self._room = self.head.new_empty(len(hidden), len(self.head))
+        return torch.mm(hidden.to(self.head.dtype), self.head.T, out=self._room[: len(hidden)])
 
 
-def biased_vocabulary_loss(hidden: Tensor, head: Tensor, labels: Tensor, bias: Tensor, tokens: Sequence[int]) -> Tensor:
-    """Summed cross-entropy of ``softmax(hidden @ head.T + bias)``, the hidden states as frozen as the head.
-
-    Args:
-        hidden: ``[T, hidden]``, at the positions that predict ``labels``.
-        head: ``[vocabulary, hidden]``.
-        labels: ``[T]``.
-        bias: ``[R, vocabulary]``, one for each record; it alone has a gradient.
-        tokens: how many of the ``T`` each record has, in order.
-
-    With ``p = softmax(hidden @ head.T)`` a token's loss is ``log(sum(p * exp(bias))) - log p[label] - bias[label]``:
-    the exponentials of the bias are taken once a record, not once a token, and both the loss and its gradient
-    are a weighted sum over ``p``.
-    """
-    result: Tensor = _BiasedVocabularyLoss.apply(hidden, head, labels, bias, tuple(tokens))  # type: ignore[no-untyped-call]
-    return result
-
-
-class _VocabularyLoss(torch.autograd.Function):
+class _Loss(torch.autograd.Function):
     """The gradient is made in the forward pass, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: torch.autograd.function.FunctionCtx, hidden: Tensor, vocabulary: Vocabulary, labels: Tensor) -> Tensor:
         gradient = torch.empty_like(hidden) if hidden.requires_grad else None
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        for start in range(0, len(hidden), step := _rows(head)):
-            part = slice(start, start + step)
-            logs = (hidden[part].to(head.dtype) @ head.T).float().log_softmax(-1)
+        for start in range(0, len(hidden), vocabulary.rows):
+            part = slice(start, start + vocabulary.rows)
+            logs = vocabulary.logits(hidden[part]).float().log_softmax(-1)
             wanted = labels[part, None]
             total -= logs.gather(1, wanted).sum(dtype=torch.float64)
             if gradient is not None:
                 error = logs.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=logs.dtype))
-                gradient[part] = error.to(head.dtype) @ head
+                gradient[part] = error.to(vocabulary.head.dtype) @ vocabulary.head
         ctx.save_for_backward(*([] if gradient is None else [gradient]))
         return total.float()
 
@@ -102,38 +120,34 @@ class _VocabularyLoss(torch.autograd.Function):
         return gradient * grad, None, None
 
 
-class _BiasedVocabularyLoss(torch.autograd.Function):
+class _BiasedLoss(torch.autograd.Function):
     """The gradient of a bias is a sum over its record's tokens: the way back through the head is one row a record."""
 
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
         hidden: Tensor,
-        head: Tensor,
+        vocabulary: Vocabulary,
         labels: Tensor,
         bias: Tensor,
         tokens: tuple[int, ...],
     ) -> Tensor:
-        bias = bias.float()
+        bias, dtype = bias.float(), vocabulary.head.dtype
         gradient = torch.zeros_like(bias)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         peaks = bias.amax(-1, keepdim=True)
         factors = (bias - peaks).exp()
-        # Memory that is had once: the first touch of fresh pages costs as much as the softmax.
-        most = min(len(hidden), _rows(head))
-        products, exponentials = head.new_empty(2, most, len(head))
-        for start, stop, runs in _chunks(tokens, most):
-            part = slice(stop - start)
-            logits = torch.mm(hidden[start:stop].to(head.dtype), head.T, out=products[part])
-            shares = torch.softmax(logits, -1, out=exponentials[part])
-            own = logits.gather(1, labels[start:stop, None]).squeeze(1).float()
-            whole = logits.amax(-1).float() - shares.amax(-1).float().log()  # of the exponentials of all logits
-            total += (whole - own).sum(dtype=torch.float64)
+        for start, stop, runs in _chunks(tokens, vocabulary.rows):
+            logits = vocabulary.logits(hidden[start:stop])
+            own = logits.gather(1, labels[start:stop, None]).float().squeeze(1)
+            highest = logits.amax(-1)
+            total += (highest.float() - own).sum(dtype=torch.float64)
+            exponentials = logits.sub_(highest[:, None]).exp_()
             for record, i, j in runs:
-                of_record = shares[i - start : j - start]
-                mass = (of_record @ factors[record].to(head.dtype)).float()
+                of_record = exponentials[i - start : j - start]
+                mass = (of_record @ factors[record].to(dtype)).float()
                 total += (mass.log() + peaks[record] - bias[record, labels[i:j]]).sum(dtype=torch.float64)
-                gradient[record] += factors[record] * (mass.reciprocal().to(head.dtype) @ of_record)
+                gradient[record] += factors[record] * (mass.reciprocal().to(dtype) @ of_record)
                 gradient[record].index_add_(0, labels[i:j], bias.new_full((j - i,), -1))
         ctx.save_for_backward(gradient)
         return total.float()
@@ -142,11 +156,6 @@ class _BiasedVocabularyLoss(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return None, None, None, gradient * grad, None
-
-
-def _rows(head: Tensor) -> int:
-    """How many tokens' logits are held at a time."""
-    return max(1, CHUNK_BYTES // (4 * len(head)))
 
 
 def _chunks(tokens: Sequence[int], most: int) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from train.backbone import Backbone
 from train.batches import Batch
-from train.losses import Losses, Totals, balance_loss, biased_vocabulary_loss, cosine_loss, skin_loss, vocabulary_loss
+from train.losses import Losses, Totals, Vocabulary, balance_loss, cosine_loss, skin_loss
 from train.settings import LossSection
 from train.students import Said
 
@@ -27,7 +27,7 @@ class Objective:
     """
 
     def __init__(self, weights: LossSection, head: Tensor, backbone: Backbone | None, reduce: Callable[[Tensor], Tensor]) -> None:
-        self._weights, self._head, self._backbone, self._reduce = weights, head, backbone, reduce
+        self._weights, self._vocabulary, self._backbone, self._reduce = weights, Vocabulary(head), backbone, reduce
 
     def shares(self, student: nn.Module, batch: Batch, whole: Totals) -> Losses:
         """What ``batch`` adds to each loss of the step that it is a part of."""
@@ -36,11 +36,12 @@ class Objective:
                 batch = replace(batch, hidden=self._backbone.hidden(batch.examples))
         said: Said = student(batch)
         if said.branch is None:
-            ce = vocabulary_loss(_given(said.hidden), self._head, batch.labels)
+            ce = self._vocabulary.loss(_given(said.hidden), batch.labels)
             return Losses(ce / whole.tokens, *ce.new_zeros(3))
         branch = said.branch
-        bias = functional.linear(branch.shift.to(self._head.dtype), self._head).float()
-        ce = biased_vocabulary_loss(_given(batch.hidden), self._head, batch.labels, bias, batch.tokens)
+        head = self._vocabulary.head
+        bias = functional.linear(branch.shift.to(head.dtype), head).float()
+        ce = self._vocabulary.biased_loss(_given(batch.hidden), batch.labels, bias, batch.tokens)
         # Without a teacher it is 0, but of the embedding: DDP waits for a gradient of every weight.
         cosine = 0 * branch.embedding.sum() if batch.teacher is None else cosine_loss(branch.embedding, batch.teacher)
         balance = balance_loss(branch.probability, branch.selected, sum(batch.patches), self._reduce)

@@ -6,7 +6,6 @@ information).  If this could diagnose, a model that is right about these picture
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +15,8 @@ import numpy.typing as npt
 import torch
 import typer
 
-from skinedge.console import Json, counted, emit, print_any_text, report_error, say, table
-from skinedge.errors import SkinedgeError, UsageError
+from skinedge.console import Json, counted, emit, run_command, say, table
+from skinedge.errors import UsageError
 from skinedge.parity.statistics import Share
 from skinedge.runtime.photograph import load_photograph
 from train.diagnose import percent
@@ -136,12 +135,7 @@ def _show(shares: Mapping[str, Share], labels: Sequence[str], as_json: bool) -> 
 
 def main() -> None:
     """Entry point: a line for every mistake, never a traceback for one the user can mend."""
-    print_any_text()
-    try:
-        app()
-    except SkinedgeError as error:
-        report_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from skinedge.console import counted, note
+from skinedge.console import counted, note, run_command
 from skinedge.staging import staged
 from skinedge.synthderm.findings import Case, draw_cases
 
@@ -199,4 +199,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app, stopped="stopped; finished stages are kept. Run the same command again to go on.")

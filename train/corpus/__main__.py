@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from skinedge.console import Json, emit, note, print_any_text, printable, report_error, say, table
-from skinedge.errors import SkinedgeError, UsageError
+from skinedge.console import Json, emit, note, printable, run_command, say, table
+from skinedge.errors import UsageError
 from skinedge.registry import check
 from skinedge.staging import refuse_taken
 from train.corpus.build import Plan, Prepared, build, notes, prepare, requests_to_make
@@ -169,16 +168,7 @@ def _build(plan: Plan, prepared: Prepared, silent: bool, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: errors become one sentence, a hint and an exit code, as for ``skinedge`` itself."""
-    print_any_text()
-    try:
-        app(prog_name="python -m train.corpus")
-    except SkinedgeError as error:
-        report_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        words = f"{error.filename}: {error.strerror}." if error.filename else f"{error}."
-        report_error(SkinedgeError(words), as_json="--json" in sys.argv)
-        sys.exit(SkinedgeError.exit_code)
+    run_command(app, name="python -m train.corpus")
 
 
 if __name__ == "__main__":

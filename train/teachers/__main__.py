@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from skinedge.cli import STOPPED
-from skinedge.console import emit, note, print_any_text, report_error, say, size
-from skinedge.errors import SkinedgeError, UsageError
+from skinedge.console import emit, run_command, say, size
+from skinedge.errors import UsageError
 
 app = typer.Typer(
     name="python -m train.teachers",
@@ -65,15 +63,7 @@ def precompute(
 
 def main() -> None:
     """Entry point: a line for every mistake, never a traceback for one the user can mend."""
-    print_any_text()
-    try:
-        app()
-    except SkinedgeError as error:
-        report_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        note("stopped; the files that are finished are kept. Run the same command again to go on.")
-        sys.exit(STOPPED)
+    run_command(app, stopped="stopped; the files that are finished are kept. Run the same command again to go on.")
 
 
 if __name__ == "__main__":
