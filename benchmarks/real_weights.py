@@ -128,7 +128,7 @@ def write_tokenizer(gguf_file: Path, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
-def make(folder: Path, *, size: Size = SIZE) -> Path:
+def make(folder: Path, *, size: Size = SIZE, max_pixels: int = 200704) -> Path:
     """The checkpoint at ``folder``, made if it is not there."""
     if (folder / "config.json").is_file():
         return folder
@@ -139,7 +139,7 @@ def make(folder: Path, *, size: Size = SIZE) -> Path:
     write_tokenizer(gguf_file, half)
     language = shuffle({name: values.astype(BF16) for name, values in language_weights(gguf_file)}, size)
     size = dataclasses.replace(size, tied="lm_head.weight" not in language)
-    write_settings(half, size, np.dtype(BF16), max_pixels=200704)
+    write_settings(half, size, np.dtype(BF16), max_pixels=max_pixels)
     wanted = {n: s for n, s in expected_shapes(read_config(half)).items() if not n.startswith("visual.")}
     if found := {n: v.shape for n, v in language.items() if wanted.get(n) != v.shape} or wanted.keys() - language.keys():
         raise SystemExit(f"the GGUF file is not of Qwen2.5-0.5B's shape: {found}")

@@ -22,12 +22,10 @@ from skinedge.model.reference import DTYPES, Reference
 from skinedge.runtime.session import Grid, Pixels
 from skinedge.weights.checkpoint import open_checkpoint
 from skinedge.weights.source import BF16
+from train.attention import SHORT
 from train.decoder import decode, rotary
 from train.examples import Example
 from train.vision import UniformVision
-
-# Longest text for which a matrix of all its attention scores is made.
-SHORT = 1024
 
 
 class Backbone:
