@@ -8,9 +8,10 @@ that ``verify`` accepts.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -35,10 +36,11 @@ from skinedge.registry import check, load, names
 from skinedge.runtime.image import ProcessorConfig, read_processor_config
 from skinedge.runtime.prompt import DEFAULT_QUESTION, PromptBuilder, ask
 from skinedge.runtime.session import Grid
-from skinedge.staging import staged
+from skinedge.staging import left_behind, staged
 from skinedge.targets._contract import ExportOptions, ExportPlan, Target, Written
-from skinedge.weights.checkpoint import Checkpoint, open_checkpoint
-from skinedge.weights.proof import prove_side_branch
+from skinedge.weights.checkpoint import Checkpoint, digest_of, open_checkpoint
+from skinedge.weights.journal import JOURNAL_FILE
+from skinedge.weights.proof import prove_side_branch, prove_unread
 from skinedge.weights.stream import Progress, Quiet
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ CARRIED = (
     "chat_template.json",
 )
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENCE", "LICENSE.md")
+# Libraries whose versions the bytes of a bundle may depend on.
+_COMPUTING = ("numpy", "ml_dtypes", "gguf", "xllamacpp", "llama_cpp_python", "onnx", "onnx-ir")
 # Room left on the disk beyond the plan, for the manifest and the file system's own tables.
 DISK_MARGIN = 16 << 20
 
@@ -74,12 +78,17 @@ class Preflight:
         """Stop before the first byte.
 
         Raises:
-            OutputError: the disk cannot hold the bundle.
+            OutputError: the disk cannot hold the bundle, or the memory the work.
         """
         if self.plan.nbytes + DISK_MARGIN > self.disk_free:
             raise OutputError(
                 f"{out} needs {size(self.plan.nbytes)} and its disk has {size(self.disk_free)} free.",
                 hint="Free some space, choose a smaller scheme, or another disk with --out.",
+            )
+        if self.plan.memory > self.memory_free:
+            raise OutputError(
+                f"writing {out} takes up to {size(self.plan.memory)} of memory and {size(self.memory_free)} are free.",
+                hint="Close other programs, or write fewer blocks at a time with --workers 1.",
             )
 
 
@@ -126,7 +135,7 @@ def preflight(checkpoint: Checkpoint, target: str, options: ExportOptions, out: 
         plan=ExportPlan({**carried, **plan.files}, plan.memory),
         processor=read_processor_config(checkpoint.folder),
         prompt=_prompt(checkpoint),
-        disk_free=shutil.disk_usage(place).free,
+        disk_free=shutil.disk_usage(place).free + left_behind(out),
         memory_free=psutil.virtual_memory().available,
     )
 
@@ -141,7 +150,7 @@ def export(
     allow_inert: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Write the bundle of ``source`` for ``target`` at ``out``.
+    """Write the bundle of ``source`` for ``target`` at ``out``; the same call after an interruption goes on where it was.
 
     Args:
         source: the checkpoint and its adapters.
@@ -161,9 +170,10 @@ def export(
     flight.refuse_if_too_big(out)
     if checkpoint.side_branch:
         prove_side_branch(checkpoint.side_branch, checkpoint.ledger)
-    with staged(out) as folder:
+    with staged(out, _identity(source, target, options)) as folder:
         written = module.write(checkpoint, options, folder, progress or Quiet())
         _carry(checkpoint.folder, folder)
+        prove_unread(checkpoint)
         if not allow_inert:
             checkpoint.ledger.settle()
         manifest = _manifest(source, checkpoint, target, options, flight, written, folder, licence)
@@ -271,6 +281,15 @@ def _manifest(
     )
 
 
+def _identity(source: AdapterCheckpoint, target: str, options: ExportOptions) -> str:
+    """A digest of all that a file's bytes depend on: inputs, options, and the libraries that compute them."""
+    asked = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in ("workers", "calibration", "mix")}
+    calibration = asdict(options.calibration.record) if options.calibration else None
+    versions = {d.name: d.version for d in importlib.metadata.distributions() if d.name in _COMPUTING}
+    inputs = {"source": source.digest, "mix": dict(options.mix or {}), "calibration": calibration}
+    return digest_of({"skinedge": __version__, "target": target, "asked": asked, "versions": versions, **inputs})
+
+
 def _prompt(checkpoint: Checkpoint) -> PromptRecord:
     """Rendering it once also shows that the tokenizer and the template are there and fit the model."""
     one_token = Grid(1, checkpoint.config.vision.spatial_merge_size, checkpoint.config.vision.spatial_merge_size)
@@ -320,7 +339,7 @@ def _licence(folder: Path) -> str:
 
 def file_records(folder: Path, known: Mapping[str, str]) -> Iterator[FileRecord]:
     """A record of every file in ``folder``; those whose sha256 is ``known`` are not read."""
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != JOURNAL_FILE):
         name = path.relative_to(folder).as_posix()
         if name in known:
             sha = known[name]

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 from skinedge.console import say, size, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from skinedge.bundle import Preflight
+    from skinedge.calibration.budget import BudgetPlan
+    from skinedge.calibration.overflow import Reach
+    from skinedge.calibration.plan import CalibrationPlan
     from skinedge.manifest import Manifest
 
 
@@ -34,6 +39,42 @@ def describe_manifest(folder: Path, manifest: Manifest) -> None:
     say(f"  licence  {manifest.licence}")
     for record in reversed(manifest.lineage):
         say(f"  from     {record.kind:19} {record.digest[:16]}  {record.note}".rstrip())
+
+
+def describe_calibration_plan(out: Path, records: int, plan: CalibrationPlan) -> None:
+    """What a calibration would read, write and need."""
+    say(f"{records} records, {plan.images} photographs, {plan.tokens} tokens, {len(plan.shapes)} layers.")
+    say(f"{out}: {size(plan.nbytes)}; memory: up to {size(plan.memory)} beyond the mapped checkpoint. Nothing was written.")
+
+
+def describe_budget_plan(plan: BudgetPlan) -> None:
+    """The scheme of every matrix, and what it adds up to."""
+    table(
+        ("matrices", "scheme", "bytes", "damage (KL, nats a token)"),
+        [(e.name, e.scheme, size(e.nbytes), f"{e.damage:.2e}") for e in plan.entries],
+    )
+    total = sum(e.damage for e in plan.entries)
+    say(f"All weights: {size(plan.nbytes)} of {size(plan.budget)}; the damages add up to {total:.2e}.")
+
+
+def describe_reaches(reaches: Sequence[Reach], activations: str, margin: float, top: int) -> None:
+    """The places that leave the range of a float type, and those that come closest."""
+    ordered = sorted(reaches, key=lambda r: r.headroom(activations))
+    over = [r for r in ordered if r.headroom(activations) < margin]
+    rows = [
+        (
+            r.layer,
+            r.place,
+            f"{r.peak:.4g}",
+            f"{r.headroom(activations):.3g}x",
+            "must stay in higher precision" if r in over else "",
+            r.picture,
+        )
+        for r in ordered[: max(top, len(over))]
+    ]
+    table(("layer", "place", "largest value", f"headroom in {activations}", "", "seen on"), rows)
+    layers = len({r.layer for r in over})
+    say(f"{layers or 'No'} layers have a headroom below {margin:g} in {activations}.")
 
 
 def _by_scheme(manifest: Manifest) -> dict[str, tuple[int, int]]:

@@ -44,6 +44,10 @@ class QuantizeError(SkinedgeError):
     """A weight cannot be represented in the scheme asked for."""
 
 
+class CalibrationError(SkinedgeError):
+    """What a model is to be calibrated on cannot be read, or a calibration does not belong to the model."""
+
+
 class ImageError(SkinedgeError):
     """A photograph cannot be read or is outside the limits."""
 

@@ -1,4 +1,8 @@
-"""Output appears whole or not at all: written beside its place, then renamed."""
+"""Output appears whole or not at all: written beside its place, then renamed.
+
+Long work may give its folder an identity.  Then an interruption, or a killed process, leaves the hidden folder to the
+next attempt of the same identity, which finds in the folder's journal how far it is (``skinedge.weights.journal``).
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from skinedge.console import note, size
 from skinedge.errors import OutputError
+from skinedge.weights.journal import Journal
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path, identity: str = "") -> Iterator[Path]:
     """A hidden folder that becomes ``out`` if the block succeeds and vanishes if it does not.
+
+    With an ``identity`` of what is made in it, the folder stays if the block is interrupted after a first tensor, and the
+    next of that identity is given it.
 
     Raises:
         OutputError: ``out`` is taken or cannot be written, or the disk ran full.
@@ -23,18 +32,28 @@ def staged(out: Path) -> Iterator[Path]:
     refuse_taken(out)
     folder = out.parent / f".{out.name}.partial-{os.getpid()}"
     made = [parent for parent in out.parents if not parent.exists()]
+    journal, keep = Journal(folder), False
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
-        folder.mkdir()
+        _sweep(out, folder, identity)
+        folder.mkdir(exist_ok=True)
+        if identity:
+            journal.begin(identity)
         yield folder
+        journal.end()
         if out.exists():
             out.rmdir()
         folder.rename(out)
+    except KeyboardInterrupt:
+        keep = bool(identity) and not journal.empty()
+        if keep:
+            note(f"{folder} keeps the {size(_nbytes(folder))} that are written: the same command again goes on there.")
+        raise
     except OSError as e:
         raise _unwritable(out, e) from e
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
         for parent in made:
             with suppress(OSError):  # it is not empty: the block succeeded
                 parent.rmdir()
@@ -94,11 +113,32 @@ def _unwritable(out: Path, e: OSError) -> OutputError:
     return OutputError(f"{out} could not be written: {what}.", hint=hint)
 
 
-def _sweep(out: Path) -> None:
-    """Remove what an export that was killed left behind: its process is gone."""
+def left_behind(out: Path) -> int:
+    """Bytes that the next attempt at ``out`` takes over or frees."""
+    return sum(_nbytes(left) for left in _orphans(out))
+
+
+def _sweep(out: Path, folder: Path, identity: str) -> None:
+    """Take over as ``folder`` what was left of the same work, and remove all else that was left."""
+    for left in _orphans(out):
+        journal = Journal(left)
+        if identity and journal.identity() == identity and not journal.empty() and (left == folder or not folder.exists()):
+            left.rename(folder)
+            Journal(folder).clear_others()
+            note(f"going on with the {size(_nbytes(folder))} that an interrupted attempt has written.")
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _orphans(out: Path) -> Iterator[Path]:
+    """What was written for ``out`` by processes that are gone, or earlier by this one."""
     import psutil
 
-    for left in out.parent.glob(f".{out.name}.partial-*"):
+    for left in sorted(out.parent.glob(f".{out.name}.partial-*")):
         owner = left.name.rpartition("-")[2]
-        if owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
-            shutil.rmtree(left, ignore_errors=True)
+        if left.is_dir() and owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
+            yield left
+
+
+def _nbytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

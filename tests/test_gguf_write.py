@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skinedge.errors import MissingDependencyError, QuantizeError, TargetError, UsageError
+from skinedge.calibration.statistics import Calibration
+from skinedge.errors import CalibrationError, MissingDependencyError, QuantizeError, TargetError, UsageError
 from skinedge.model.config import ModelConfig, TextConfig, VisionConfig
 from skinedge.model.tiny import Size, make_model
 from skinedge.quantize import _ggml
@@ -70,6 +71,18 @@ class TestUpstream:
         assert peer.digest_of_tensors(tmp_path / "out" / "model.gguf") == pin["model.gguf"][scheme]
         if vision:
             assert peer.digest_of_tensors(tmp_path / "out" / "mmproj.gguf") == pin["mmproj.gguf"][scheme]
+
+    @pytest.mark.parametrize("name", peer.MODELS)
+    @pytest.mark.parametrize("scheme", ["q5_k_m", "q4_k_m", "iq4_xs"])
+    @pytest.mark.parametrize("variant", [peer.WEIGHED, peer.MIXED])
+    def test_importances_and_mixes_are_upstreams(
+        self, models: dict[str, Path], tmp_path: Path, name: str, scheme: str, variant: str
+    ) -> None:
+        pin = PINS[peer.digest_of_weights(open_checkpoint(models[name]))]
+        calibration = peer.random_calibration(models[name], tmp_path / "calibration")
+        mix = peer.MIX if variant == peer.MIXED else None
+        peer.ours(models[name], tmp_path / "out", scheme, None, calibration, mix)
+        assert peer.digest_of_tensors(tmp_path / "out" / "model.gguf") == pin["model.gguf"][scheme + variant]
 
     def test_digest_sees_one_flipped_bit(self, models: dict[str, Path], tmp_path: Path) -> None:
         export(models["square"], tmp_path / "out", "q8_0")
@@ -178,6 +191,69 @@ class TestVisionSchemes:
     def test_activations_are_not_to_be_chosen(self, tiny_model: Path) -> None:
         with pytest.raises(UsageError, match=r"llama.cpp chooses the activations"):
             target.plan(open_checkpoint(tiny_model), ExportOptions("f16", activations="f16"))
+
+
+class TestCalibration:
+    @pytest.fixture(scope="class")
+    def calibration(self, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Calibration:
+        return peer.random_calibration(tiny_model, tmp_path_factory.mktemp("calibration") / "c")
+
+    def written(self, model: Path, folder: Path, options: ExportOptions) -> tuple[Written, dict[str, tuple]]:
+        folder.mkdir()
+        written = target.write(open_checkpoint(model), options, folder, Quiet())
+        return written, peer.tensors_of(folder / "model.gguf")
+
+    def test_every_weighed_matrix_changes_and_the_embedding_does_not(
+        self, tiny_model: Path, calibration: Calibration, tmp_path: Path
+    ) -> None:
+        _, plain = self.written(tiny_model, tmp_path / "plain", ExportOptions("q4_k_m"))
+        done, weighed = self.written(tiny_model, tmp_path / "weighed", ExportOptions("q4_k_m", calibration=calibration))
+        matrices = {n for n, (kind, _, _) in plain.items() if kind.startswith("Q")}
+        assert {n for n in plain if plain[n] != weighed[n]} == matrices - {"token_embd.weight"}
+        assert done.details["importances"] == calibration.record.data
+
+    def test_nearest_leaves_the_calibration_aside(self, tiny_model: Path, calibration: Calibration, tmp_path: Path) -> None:
+        _, plain = self.written(tiny_model, tmp_path / "plain", ExportOptions("iq4_xs"))
+        asked = ExportOptions("iq4_xs", calibration=calibration, rounding="nearest")
+        done, nearest = self.written(tiny_model, tmp_path / "nearest", asked)
+        assert (nearest, "importances" in done.details) == (plain, False)
+
+    def test_weighed_errors_are_smaller(self) -> None:
+        rng = np.random.default_rng(0)
+        rows, importance = rng.normal(size=(64, 512)).astype(F32), np.exp(2 * rng.normal(size=512)).astype(F32)
+        for kind in (TYPES["q4_k"], TYPES["iq4_xs"]):
+            plain, weighed = (dequantize(kind, quantize(kind, rows, i)) for i in (None, importance))
+            errors = [float(((back - rows) ** 2 * importance).sum()) for back in (plain, weighed)]
+            assert errors[1] < 0.8 * errors[0]
+
+    def test_importances_of_another_width(self, tiny_model: Path, tmp_path: Path) -> None:
+        other = make_model(tmp_path / "other", Size(hidden=512, layers=1))
+        calibration = peer.random_calibration(other, tmp_path / "c")
+        with pytest.raises(CalibrationError, match=r"has 512 inputs of 'model.*' and the weight has 256. It was made of another"):
+            self.written(tiny_model, tmp_path / "out", ExportOptions("q4_k_m", calibration=calibration))
+        with pytest.raises(ValueError, match=r"\(3,\) importances of 256 columns"):
+            quantize(TYPES["q4_k"], np.zeros((1, 256), F32), np.ones(3, F32))
+
+    @pytest.mark.parametrize(
+        ("asked", "message"),
+        [
+            ({"rounding": "gptq"}, "ggml rounds weights itself, and not by 'gptq'"),
+            ({"rounding": "scale"}, "there is no calibration. Add --calibration DIR"),
+            ({"mix": {"model.layers.0.mlp.up_proj.wieght": "q6_k"}}, r"unknown matrix of the language model.*Did you mean"),
+            ({"mix": {"visual.blocks.0.attn.qkv.weight": "q6_k"}}, r"unknown matrix of the language model 'visual"),
+            ({"mix": {"lm_head.weight": "q6_k_m"}}, r"unknown ggml type 'q6_k_m'.*Did you mean 'q6_k'"),
+        ],
+    )
+    def test_what_ggml_has_not_is_refused(self, tiny_model: Path, asked: dict[str, object], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            target.plan(open_checkpoint(tiny_model), ExportOptions("q4_k_m", **asked))
+
+    def test_a_mix_is_planned_and_accounted_for(self, tiny_model: Path, tmp_path: Path) -> None:
+        asked = ExportOptions("q4_k_m", mix={"lm_head.weight": "f16", "model.layers.1.mlp.up_proj.weight": "q8_0"})
+        done, _ = self.written(tiny_model, tmp_path / "out", asked)
+        assert (done.applied["output.weight"].scheme, done.applied["blk.1.ffn_up.weight"].scheme) == ("f16", "q8_0")
+        sizes = {p.name: p.stat().st_size for p in (tmp_path / "out").iterdir()}
+        assert sizes == dict(target.plan(open_checkpoint(tiny_model), asked).files)
 
 
 class TestRefusals:

@@ -6,7 +6,8 @@ bytes) and every key/value pair:
 - F32, F16, BF16 text and F32, F16, BF16, Q8_0 vision: ``convert_hf_to_gguf.py``, run as it stands but for
   two functions (the pre-tokenizer is recognised by a digest of the real vocabulary, and ours is small; the
   look for a SentencePiece file, which a Qwen2 has not, needs the sentencepiece library);
-- Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS: ``llama_model_quantize`` on the converter's F16 file.
+- Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS: ``llama_model_quantize`` on the converter's F16 file, without and with
+  importances (random ones, every matrix but the embedding), and a mix of single tensors' types.
 
 Both come from the sdist of the installed xllamacpp (``pip download``, or ``--sdist``).  Its wheel leaves
 ``llama_model_quantize`` out, so ``src/llama-quant.cpp`` is compiled by itself (g++, ten seconds) and linked
@@ -32,7 +33,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,20 +42,32 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
+
+from skinedge.calibration.statistics import Calibration, CalibrationRecord, LinearInputs, write  # noqa: E402
 from skinedge.errors import TargetError  # noqa: E402
-from skinedge.model.names import expected_shapes  # noqa: E402
+from skinedge.model.names import EMBEDDING, HEAD, expected_shapes  # noqa: E402
 from skinedge.model.tiny import Size, make_lora, make_model  # noqa: E402
-from skinedge.quantize._ggml import libraries, symbol  # noqa: E402
+from skinedge.quantize._ggml import TYPES, libraries, symbol  # noqa: E402
 from skinedge.targets import gguf as target  # noqa: E402
 from skinedge.targets._contract import ExportOptions  # noqa: E402
+from skinedge.targets._gguf_tensors import text_tensors  # noqa: E402
 from skinedge.weights import safetensors  # noqa: E402
 from skinedge.weights.checkpoint import Checkpoint, open_checkpoint  # noqa: E402
-from skinedge.weights.source import TensorSource, row_blocks  # noqa: E402
+from skinedge.weights.source import F32, Float32, TensorSource, row_blocks  # noqa: E402
 from skinedge.weights.stream import Quiet  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "gguf_upstream.json"
 PINS = ROOT / "tests" / "pins" / "gguf_digests.json"
 CASTS = ("f32", "f16", "bf16")
+WEIGHED = "+importances"  # the key of a pin with importances
+MIXED = "+mix"
+MIX = {
+    "model.layers.0.self_attn.q_proj.weight": "q8_0",
+    "model.layers.1.mlp.down_proj.weight": "q5_k",
+    "model.layers.2.self_attn.v_proj.weight": "f16",
+    "model.layers.3.mlp.gate_proj.weight": "iq4_xs",
+}
 Pins = dict[str, dict[str, str | dict[str, str]]]
 
 # Widths that 256 divides; ones that only 32 does, with an MLP that not even 32 does; nine layers, so that
@@ -147,10 +161,39 @@ def write_merged(checkpoint: Checkpoint, folder: Path) -> Path:
     return folder
 
 
-def ours(model: Path, folder: Path, scheme: str, vision: str | None) -> Path:
+def ours(
+    model: Path,
+    folder: Path,
+    scheme: str,
+    vision: str | None,
+    calibration: Calibration | None = None,
+    mix: Mapping[str, str] | None = None,
+) -> Path:
     folder.mkdir(parents=True)
-    target.write(open_checkpoint(model), ExportOptions(scheme, vision=vision, workers=2), folder, Quiet())
+    options = ExportOptions(scheme, vision=vision, workers=2, calibration=calibration, mix=mix)
+    target.write(open_checkpoint(model), options, folder, Quiet())
     return folder
+
+
+def random_calibration(model: Path, folder: Path) -> Calibration:
+    """Importances of every matrix of the language model but the embedding, some of them a thousand times others."""
+    config = open_checkpoint(model).config
+    layers = {}
+    for name, shape in expected_shapes(config).items():
+        tied = name == HEAD and config.text.tie_word_embeddings
+        if len(shape) == 2 and not name.startswith("visual.") and name != EMBEDDING and not tied:
+            rng = np.random.default_rng(zlib.crc32(name.encode()))
+            mean_square = (rng.standard_normal(shape[1]) ** 2 * np.exp(2 * rng.standard_normal(shape[1]))).astype(F32)
+            layers[name] = LinearInputs(100, mean_square, np.sqrt(mean_square) * F32.type(3))
+    write(folder, CalibrationRecord("0" * 64, "1" * 64, 1, 0, 100, dict.fromkeys(layers, 100)), layers.items())
+    return Calibration.open(folder)
+
+
+def imatrix(model: Path, calibration: Calibration) -> dict[str, Float32]:
+    """The importances by llama.cpp's names."""
+    tensors = text_tensors(open_checkpoint(model).config, target._mix("q4_k_m"))
+    found = ((t.name, calibration.inputs(t.source)) for t in tensors)
+    return {name: inputs.mean_square for name, inputs in found if inputs}
 
 
 def convert(llama: Path, model: Path, out: Path, scheme: str, *, vision: bool) -> Path:
@@ -176,6 +219,18 @@ class QuantizeParams(ctypes.Structure):
     )
 
 
+class ImatrixData(ctypes.Structure):
+    """``struct llama_model_imatrix_data``; one without a name ends a list of them."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+class TensorOverride(ctypes.Structure):
+    """``struct llama_model_tensor_override``: a regular expression and a type; one without a pattern ends a list."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("type", ctypes.c_int))
+
+
 class Quantizer:
     """The real ``llama_model_quantize``."""
 
@@ -194,9 +249,25 @@ class Quantizer:
 
     _arguments = (ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(QuantizeParams))
 
-    def __call__(self, source: Path, out: Path, file_type: int) -> Path:
+    def __call__(
+        self,
+        source: Path,
+        out: Path,
+        file_type: int,
+        importances: Mapping[str, Float32] | None = None,
+        types: Mapping[str, int] | None = None,
+    ) -> Path:
         params = self._defaults()
         params.nthread, params.ftype = 2, file_type
+        arrays = {name: np.ascontiguousarray(a, F32) for name, a in (importances or {}).items()}
+        entries = [ImatrixData(name.encode(), a.ctypes.data, a.size) for name, a in arrays.items()]
+        data = (ImatrixData * (len(entries) + 1))(*entries)
+        overrides = [TensorOverride(name.replace(".", "[.]").encode(), code) for name, code in (types or {}).items()]
+        patterns = (TensorOverride * (len(overrides) + 1))(*overrides)
+        if entries:
+            params.imatrix = ctypes.addressof(data)
+        if overrides:
+            params.tt_overrides = ctypes.addressof(patterns)
         if self._quantize(str(source).encode(), str(out).encode(), ctypes.byref(params)):
             raise SystemExit(f"llama_model_quantize failed on {source}")
         return out
@@ -262,8 +333,18 @@ def compare_scheme(llama: Path, quantizer: Quantizer, name: str, model: Path, wo
         yield compare(name, scheme, "convert_hf_to_gguf.py", mine / target.TEXT_FILE, theirs)
     else:
         mix = target._mix(scheme)
-        theirs = quantizer(work / "text-f16.gguf", work / f"text-{scheme}.gguf", mix.file_type)
+        plain = work / "text-f16.gguf"
+        theirs = quantizer(plain, work / f"text-{scheme}.gguf", mix.file_type)
         yield compare(name, scheme, "llama_model_quantize", mine / target.TEXT_FILE, theirs)
+        calibration = random_calibration(model, work / f"calibration-{scheme}")
+        mine = ours(model, work / f"ours-{scheme}{WEIGHED}", scheme, None, calibration)
+        weights = imatrix(model, calibration)
+        theirs = quantizer(plain, work / f"text-{scheme}{WEIGHED}.gguf", mix.file_type, weights)
+        yield compare(name, scheme + WEIGHED, "llama_model_quantize", mine / target.TEXT_FILE, theirs)
+        mine = ours(model, work / f"ours-{scheme}{MIXED}", scheme, None, calibration, MIX)
+        codes = {t.name: TYPES[MIX[t.source]].code for t in text_tensors(open_checkpoint(model).config, mix) if t.source in MIX}
+        theirs = quantizer(plain, work / f"text-{scheme}{MIXED}.gguf", mix.file_type, weights, codes)
+        yield compare(name, scheme + MIXED, "llama_model_quantize", mine / target.TEXT_FILE, theirs)
     if vision:
         theirs = convert(llama, model, work / f"vision-{scheme}.gguf", scheme, vision=True)
         yield compare(name, scheme, "convert_hf_to_gguf.py --mmproj", mine / target.VISION_FILE, theirs)
@@ -273,7 +354,7 @@ def report(rows: list[Row]) -> Iterator[str]:
     for r in rows:
         verdict = "identical" if not r.differing else f"{len(r.differing)} differ: {', '.join(r.differing[:3])}"
         keys = f"keys {', '.join(r.keys_differing) or 'identical'}"
-        yield f"{r.model:7} {r.file:12} {r.scheme:7} {r.tool:31} {r.tensors:4} tensors {verdict}; {keys}"
+        yield f"{r.model:7} {r.file:12} {r.scheme:18} {r.tool:31} {r.tensors:4} tensors {verdict}; {keys}"
 
 
 def save(path: Path, value: object) -> None:

@@ -13,7 +13,7 @@ second moment is read when its layer is quantized.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import numpy as np
 from skinedge.errors import CheckpointError, UsageError
 from skinedge.staging import staged
 from skinedge.weights.safetensors import SafetensorsFile, header
-from skinedge.weights.source import F32, Float32, TensorSpec
+from skinedge.weights.source import F32, Float32, TensorSpec, tensor
 
 RECORD_FILE, STATISTICS_FILE = "calibration.json", "calibration.safetensors"
 SCHEMA_VERSION = 1
@@ -34,7 +34,7 @@ class LinearInputs:
 
     Attributes:
         mean_square: ``[in]``, mean of ``x**2``.
-        peak: ``[in]``, largest ``|x|``.
+        peak: ``[in]``, largest ``|x|``; not-a-number where it is not known (an imported llama.cpp imatrix).
         second_moment: ``[in / b, b, b]``, the diagonal blocks of ``mean(x xᵀ)``, or ``None``.
     """
 
@@ -97,25 +97,58 @@ class Calibration:
         if name not in self.record.rows:
             return None
         kinds = {"mean_square", "peak", "second_moment"}
-        found = {kind: self._file.read(f"{name}.{kind}") for kind in kinds if f"{name}.{kind}" in self._file.names()}
+        found = {kind: tensor(self._file, f"{name}.{kind}") for kind in kinds if f"{name}.{kind}" in self._file.names()}
         return LinearInputs(self.record.rows[name], **{kind: np.asarray(array, F32) for kind, array in found.items()})
 
 
+@dataclass(frozen=True)
+class LayerShape:
+    """What a calibration will say of one linear layer, known before it is run: inputs, and the second moment's block."""
+
+    name: str
+    width: int
+    block: int | None = None
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The arrays in the file, in order."""
+        shapes: dict[str, tuple[int, ...]] = {"mean_square": (self.width,), "peak": (self.width,)}
+        if self.block:
+            shapes["second_moment"] = (self.width // self.block, self.block, self.block)
+        return tuple(TensorSpec(f"{self.name}.{kind}", shape, F32) for kind, shape in shapes.items())
+
+
 def write(folder: Path, record: CalibrationRecord, layers: Iterable[tuple[str, LinearInputs]]) -> None:
-    """Write a calibration folder; it appears whole.
+    """Write a calibration folder from statistics that are in memory; it appears whole.
 
     Raises:
         OutputError: the folder is taken.
     """
-    arrays: dict[str, Float32] = {}
-    for name, inputs in layers:
-        arrays[f"{name}.mean_square"], arrays[f"{name}.peak"] = inputs.mean_square, inputs.peak
-        if inputs.second_moment is not None:
-            arrays[f"{name}.second_moment"] = inputs.second_moment
+    known = dict(layers)
+    shapes = [LayerShape(name, len(x.mean_square), _block(x)) for name, x in known.items()]
     with staged(folder) as made:
-        with (made / STATISTICS_FILE).open("wb") as f:
-            f.write(header(TensorSpec(name, array.shape, F32) for name, array in arrays.items()))
-            for array in arrays.values():
-                f.write(np.ascontiguousarray(array, F32).tobytes())
-        text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(record)}, indent=2, sort_keys=True) + "\n"
-        (made / RECORD_FILE).write_text(text, encoding="utf-8", newline="\n")
+        write_layers(made, record, shapes, known.items())
+
+
+def write_layers(
+    folder: Path, record: CalibrationRecord, shapes: Sequence[LayerShape], layers: Iterable[tuple[str, LinearInputs]]
+) -> None:
+    """Write the files of a calibration into an empty folder, each layer as it comes: only one is held in memory.
+
+    Raises:
+        RuntimeError: ``layers`` are not those of ``shapes``, in order; a fault of skinedge's own.
+    """
+    with (folder / STATISTICS_FILE).open("wb") as f:
+        f.write(header(spec for shape in shapes for spec in shape.specs))
+        for shape, (name, inputs) in zip(shapes, layers, strict=True):
+            arrays = [a for a in (inputs.mean_square, inputs.peak, inputs.second_moment) if a is not None]
+            if name != shape.name or [a.shape for a in arrays] != [spec.shape for spec in shape.specs]:
+                raise RuntimeError(f"the statistics of '{name}' came where those of {shape} were due")
+            for array in arrays:
+                f.write(np.ascontiguousarray(array, F32).data)
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(record)}, indent=2, sort_keys=True) + "\n"
+    (folder / RECORD_FILE).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _block(inputs: LinearInputs) -> int | None:
+    return None if inputs.second_moment is None else int(inputs.second_moment.shape[-1])

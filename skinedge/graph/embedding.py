@@ -14,7 +14,7 @@ from skinedge.targets._contract import Applied
 from skinedge.weights.cast import FLOATS
 from skinedge.weights.safetensors import header
 from skinedge.weights.source import Array, TensorSource, row_blocks
-from skinedge.weights.stream import HashingFile, Payload, Progress, write_payloads
+from skinedge.weights.stream import Payload, Progress, hashing_file, write_payloads
 
 FILE = "embedding.safetensors"
 
@@ -40,9 +40,9 @@ def write_embedding(weights: TensorSource, folder: Path, progress: Progress, wor
         return lambda: weights.read(EMBEDDING, rows)
 
     payload = Payload(EMBEDDING, spec.nbytes, [part(rows) for rows in row_blocks(spec)])
-    progress.begin(FILE, spec.nbytes)
-    with (folder / FILE).open("wb") as f:
-        out = HashingFile(f)
-        out.write(header([spec]))
-        write_payloads(out, [(out.position, payload)], progress, workers)
+    progress.begin(FILE, len(header([spec])) + spec.nbytes)
+    start = header([spec])
+    with hashing_file(folder / FILE) as out:
+        out.begin(start)
+        write_payloads(out, [(len(start), payload)], progress, workers)
     return {FILE: out.hexdigest()}

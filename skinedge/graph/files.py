@@ -9,7 +9,7 @@ from pathlib import Path
 
 from skinedge.graph.builder import Graph
 from skinedge.quantize._storage import StoredTensor
-from skinedge.weights.stream import HashingFile, Progress, align, write_payloads
+from skinedge.weights.stream import Progress, align, hashing_file, write_payloads
 
 # Large tensors start on a page so that a runtime can map them; small ones on a cache line.
 PAGE, LINE = 4096, 64
@@ -66,8 +66,7 @@ def write_graphs(folder: Path, graphs: Sequence[Graph], progress: Progress, work
     for file, nbytes in layout.data.items():
         placed = [(p.offset, weights[name].payload) for name, p in layout.places.items() if p.file == file]
         progress.begin(file, nbytes)
-        with (folder / file).open("wb") as f:
-            out = HashingFile(f)
+        with hashing_file(folder / file) as out:
             write_payloads(out, placed, progress, workers)
         digests[file] = out.hexdigest()
     return digests

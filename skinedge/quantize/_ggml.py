@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skinedge.errors import MissingDependencyError, TargetError
+from skinedge.errors import MissingDependencyError, QuantizeError, TargetError
 from skinedge.weights.cast import FLOATS
 from skinedge.weights.source import F32, Array, Float32
 
@@ -137,14 +137,27 @@ class _TypeTraits(ctypes.Structure):
     )
 
 
-def quantize(kind: GgmlType, rows: Float32) -> Bytes:
-    """``[n, cols]`` values to ``[n, row bytes]``; a row's bytes depend on that row alone."""
+def quantize(kind: GgmlType, rows: Float32, importance: Float32 | None = None) -> Bytes:
+    """``[n, cols]`` values to ``[n, row bytes]``; a row's bytes depend on that row alone.
+
+    ``importance`` ``[cols]`` weighs the errors of each column: the mean square of what it is multiplied with.
+
+    Raises:
+        QuantizeError: the importances led to a scale that is not a finite number.
+        TargetError: ggml is not of the version this is made for.
+    """
     rows = np.ascontiguousarray(rows, F32)
     count, cols = rows.shape
+    if importance is not None and importance.shape != (cols,):
+        raise ValueError(f"{importance.shape} importances of {cols} columns")  # ggml would read beyond their end
+    weights = None if importance is None else np.ascontiguousarray(importance, F32)
     out = np.empty((count, kind.row_bytes(cols)), np.uint8)
-    written = _quantize_chunk()(kind.code, rows.ctypes.data, out.ctypes.data, 0, count, cols, None)
+    address = None if weights is None else weights.ctypes.data
+    written = _quantize_chunk()(kind.code, rows.ctypes.data, out.ctypes.data, 0, count, cols, address)
     if written != out.nbytes:
         raise TargetError(f"ggml wrote {written} bytes of {kind.name} where {out.nbytes} were due: it is of another version.")
+    if weights is not None and not _validate()(kind.code, out.ctypes.data, out.nbytes):
+        raise QuantizeError(f"with these importances ggml finds no scale for {kind.name}.", hint="Calibrate on more records.")
     return out
 
 
@@ -163,6 +176,11 @@ def dequantize(kind: GgmlType, rows: Bytes) -> Float32:
 def _quantize_chunk() -> Any:
     size, pointer, count = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64
     return symbol("ggml_quantize_chunk", size, ctypes.c_int, pointer, pointer, count, count, count, pointer)
+
+
+@functools.cache
+def _validate() -> Any:
+    return symbol("ggml_validate_row_data", ctypes.c_bool, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 
 
 @functools.cache

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from skinedge.manifest import Manifest
     from skinedge.calibration.statistics import Calibration
+    from skinedge.manifest import Manifest
     from skinedge.runtime.session import Session
     from skinedge.weights.checkpoint import Checkpoint
     from skinedge.weights.stream import Progress

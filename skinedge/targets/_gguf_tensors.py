@@ -11,19 +11,22 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TypeAlias
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, TypeAlias
 
-from skinedge.errors import MissingDependencyError
+from skinedge.errors import CalibrationError, MissingDependencyError
 from skinedge.model.config import ModelConfig
 from skinedge.model.names import HEAD, expected_shapes
 from skinedge.quantize._ggml import TYPES, GgmlType, quantize
 from skinedge.quantize._llama_mix import Mix
 from skinedge.weights.cast import FLOATS, cast
-from skinedge.weights.source import F16, F32, Array, TensorSource, TensorSpec, row_blocks
+from skinedge.weights.source import F16, F32, Array, Float32, TensorSource, TensorSpec, row_blocks
 from skinedge.weights.stream import Part, Payload
+
+if TYPE_CHECKING:
+    from skinedge.calibration.statistics import Calibration
 
 PATCH_EMBEDDING = "visual.patch_embed.proj.weight"
 Names: TypeAlias = Callable[[str], str]  # canonical name -> name in GGUF
@@ -56,32 +59,54 @@ class Stored:
         """Bytes in the file, without padding."""
         return math.prod(self.shape[:-1]) * self.kind.row_bytes(self.shape[-1])
 
-    def payload(self, weights: TensorSource) -> Payload:
-        """The bytes to come."""
-        first = self.first_row
+    def payload(self, weights: TensorSource, calibration: Calibration | None = None) -> Payload:
+        """The bytes to come; quantized with the importances that ``calibration`` has of this tensor.
+
+        Raises:
+            CalibrationError: it has those of a tensor of another width.
+        """
+        first, importance = self.first_row, self._importance(calibration)
         blocks = row_blocks(TensorSpec(self.name, self.shape, F32))
-        parts: list[Part] = [functools.partial(self._block, weights, slice(first + b.start, first + b.stop)) for b in blocks]
+        parts: list[Part] = [
+            functools.partial(self._block, weights, slice(first + b.start, first + b.stop), importance) for b in blocks
+        ]
         return Payload(self.name, self.nbytes, parts)
 
-    def _block(self, weights: TensorSource, rows: slice) -> Array:
+    def _importance(self, calibration: Calibration | None) -> Float32 | None:
+        inputs = calibration.inputs(self.source) if calibration and self.kind.quantized else None
+        if inputs is None:
+            return None
+        if inputs.mean_square.shape != self.shape[1:]:
+            raise CalibrationError(
+                f"the calibration has {inputs.mean_square.size} inputs of '{self.source}' and the weight has {self.shape[-1]}.",
+                hint="It was made of another model: calibrate this one.",
+            )
+        return inputs.mean_square
+
+    def _block(self, weights: TensorSource, rows: slice, importance: Float32 | None) -> Array:
         block = weights.read(self.source, rows)
         if self.frame is not None:
             _, channels, height, width = self.shape
             block = block.reshape(len(block), channels, -1, height, width)[:, :, self.frame]
         if not self.kind.quantized:
             return cast(block, FLOATS[self.kind.name], self.source)
-        return quantize(self.kind, (cast(block, F16, self.source) if self.half else block).astype(F32))
+        return quantize(self.kind, (cast(block, F16, self.source) if self.half else block).astype(F32), importance)
 
 
-def text_tensors(config: ModelConfig, mix: Mix) -> tuple[Stored, ...]:
-    """The language model; a tied head is left out, as llama.cpp expects."""
+def text_tensors(
+    config: ModelConfig, mix: Mix, *, importances: bool = False, asked: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Stored, ...]:
+    """The language model; a tied head is left out, as llama.cpp expects.
+
+    ``asked`` names the types of single tensors, by canonical name; ``importances`` says whether there are some.
+    """
     names = _name_map("QWEN2VL", config.text.num_layers)
     found = []
     for source, shape in expected_shapes(config).items():
         if source.startswith("visual.") or (source == HEAD and config.text.tie_word_embeddings):
             continue
         name = names(source)
-        kind = mix.choose(name, shape, config.text)
+        kind = mix.choose(name, shape, config.text, importances=importances, asked=asked.get(source))
         found.append(Stored(name, source, shape, kind, half=kind.quantized))
     return tuple(found)
 

@@ -8,6 +8,7 @@ graph ends at ``shift`` and the session multiplies it with the GGUF's own ``outp
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,15 +19,18 @@ from skinedge.graph.adapter import build_adapter
 from skinedge.graph.builder import Graph, require_onnx
 from skinedge.graph.files import lay_out, write_graphs
 from skinedge.model.adapter import BranchOutput
+from skinedge.quantize._ggml import TYPES
 from skinedge.quantize._llama_mix import Mix
 from skinedge.targets._contract import Applied, ExportOptions, ExportPlan, OpenOptions, Written
 from skinedge.targets._gguf_header import ALIGNMENT, text_header, vision_header
 from skinedge.targets._gguf_tensors import Stored, text_tensors, vision_tensors
 from skinedge.weights.source import BLOCK_BYTES
-from skinedge.weights.stream import HashingFile, Progress, align, write_payloads
+from skinedge.weights.stream import Progress, align, hashing_file, write_payloads
 
 if TYPE_CHECKING:
+    from skinedge.calibration.statistics import Calibration
     from skinedge.manifest import Manifest
+    from skinedge.model.config import ModelConfig
     from skinedge.runtime.llama import Branch
     from skinedge.runtime.session import Float32, Session
     from skinedge.weights.checkpoint import Checkpoint
@@ -85,7 +89,9 @@ def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress
     if checkpoint.side_branch:
         branch = checkpoint.side_branch.source
         applied |= {name: Applied("f32", 32.0, branch.spec(name).size) for name in branch.names()}
-    return Written(applied, digests, {"vision": _vision_scheme(options)})
+    calibration = _calibration(options)
+    details = {"importances": calibration.record.data} if calibration else {}
+    return Written(applied, digests, {"vision": _vision_scheme(options), **details})
 
 
 def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Session:
@@ -108,8 +114,9 @@ def _files(checkpoint: Checkpoint, options: ExportOptions) -> tuple[_File, _File
     if options.activations is not None:
         raise UsageError("llama.cpp chooses the activations of a GGUF by itself.", hint="Leave --activations out.")
     config, mix = checkpoint.config, _mix(options.scheme)
-    vision_scheme = _vision_scheme(options)
-    text, vision = text_tensors(config, mix), vision_tensors(config, vision_scheme)
+    vision_scheme, importances = _vision_scheme(options), _calibration(options) is not None
+    text = text_tensors(config, mix, importances=importances, asked=_asked(config, options))
+    vision = vision_tensors(config, vision_scheme)
     return (
         _File(TEXT_FILE, text_header(checkpoint.folder, config, mix.file_type, text), text),
         _File(VISION_FILE, vision_header(checkpoint.folder, config, _mix(vision_scheme).file_type, vision), vision),
@@ -122,6 +129,30 @@ def _mix(scheme: str) -> Mix:
         return _CASTS[scheme]
     mix: Mix = registry.load("quantize", "scheme", scheme).MIX
     return mix
+
+
+def _calibration(options: ExportOptions) -> Calibration | None:
+    """Whose importances weigh ggml's rounding."""
+    if options.rounding not in (None, "nearest", "scale"):
+        raise UsageError(
+            f"ggml rounds weights itself, and not by '{options.rounding}'.", hint="Choose nearest or scale, or neither."
+        )
+    if options.rounding == "scale" and options.calibration is None:
+        raise UsageError(
+            "rounding by scale weighs errors by what the layers were given, and there is no calibration.",
+            hint="Add --calibration DIR (skinedge calibrate makes it).",
+        )
+    return None if options.rounding == "nearest" else options.calibration
+
+
+def _asked(config: ModelConfig, options: ExportOptions) -> Mapping[str, str]:
+    """The types of single matrices, checked."""
+    asked = options.mix or {}
+    matrices = tuple(t.source for t in text_tensors(config, _CASTS["f16"]) if t.kind.name == "f16")
+    for name, kind in asked.items():
+        registry.check("matrix of the language model", name, matrices)
+        registry.check("ggml type", kind, tuple(TYPES))
+    return asked
 
 
 def _vision_scheme(options: ExportOptions) -> str:
@@ -139,11 +170,11 @@ def _vision_scheme(options: ExportOptions) -> str:
 
 def _write(file: _File, checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress: Progress) -> str:
     """The file's sha256."""
-    placed = zip(file.offsets(), (t.payload(checkpoint.weights) for t in file.tensors), strict=True)
-    progress.begin(file.name, file.nbytes - len(file.header))
-    with (folder / file.name).open("wb") as f:
-        out = HashingFile(f)
-        out.write(file.header)
+    calibration = _calibration(options)
+    placed = zip(file.offsets(), (t.payload(checkpoint.weights, calibration) for t in file.tensors), strict=True)
+    progress.begin(file.name, file.nbytes)
+    with hashing_file(folder / file.name) as out:
+        out.begin(file.header)
         write_payloads(out, placed, progress, options.workers)
         out.pad_to(file.nbytes)
     return out.hexdigest()

@@ -65,7 +65,7 @@ def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress
         TargetError: TensorRT refuses a graph.
     """
     model, library = _graphs(checkpoint, options), find_library()
-    (folder / ONNX).mkdir()
+    (folder / ONNX).mkdir(exist_ok=True)  # it is there when an export goes on
     digests = {f"{ONNX}/{name}": d for name, d in model.write(folder / ONNX, progress, options.workers).items()}
     quantized = options.scheme in ("int8", "int4")
     profiles = plan_profiles(read_processor_config(checkpoint.folder), checkpoint.config, options.context, quantized=quantized)

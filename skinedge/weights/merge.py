@@ -22,7 +22,7 @@ from skinedge.weights.checkpoint import Checkpoint
 from skinedge.weights.safetensors import header
 from skinedge.weights.shards import INDEX_FILE
 from skinedge.weights.source import Array, TensorSource, TensorSpec, row_blocks
-from skinedge.weights.stream import HashingFile, Payload, Progress, Quiet, write_payloads
+from skinedge.weights.stream import Payload, Progress, Quiet, hashing_file, write_payloads
 
 AS_STORED = "as-stored"
 SCHEMES = (AS_STORED, *FLOATS)
@@ -103,7 +103,7 @@ def merge(layout: MergedLayout, folder: Path, progress: Progress | None = None, 
         QuantizeError: a weight is too large for the type asked for.
     """
     progress = progress or Quiet()
-    progress.begin("weights", sum(t.spec.nbytes for tensors in layout.shards.values() for t in tensors))
+    progress.begin("weights", sum(layout.sizes[file] for file in layout.shards))
     digests = {file: _write_shard(folder / file, tensors, progress, workers) for file, tensors in layout.shards.items()}
     for file, text in layout.texts.items():
         (folder / file).write_text(text, encoding="utf-8", newline="\n")
@@ -133,10 +133,10 @@ def _groups(tensors: Iterator[MergedTensor], most: int) -> Iterator[list[MergedT
 
 
 def _write_shard(path: Path, tensors: tuple[MergedTensor, ...], progress: Progress, workers: int | None) -> str:
-    with path.open("wb") as f:
-        out = HashingFile(f)
-        out.write(_header(tensors))
-        write_payloads(out, _placed(tensors, out.position), progress, workers)
+    start = _header(tensors)
+    with hashing_file(path) as out:
+        out.begin(start)
+        write_payloads(out, _placed(tensors, len(start)), progress, workers)
         return out.hexdigest()
 
 

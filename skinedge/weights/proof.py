@@ -1,8 +1,8 @@
-"""Showing that every tensor of the side branch matters.
+"""Showing that every tensor of an adapter matters.
 
-Each tensor is set to zero in turn and the branch is run on a probe: its outputs must change.  An
-expert that the router never picks on the probe is run by itself instead, since another image may
-reach it.
+Of a LoRA the ledger sees it as the weights are read.  Of the side branch each tensor is set to zero in
+turn and the branch is run on a probe: its outputs must change.  An expert that the router never picks on
+the probe is run by itself instead, since another image may reach it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from skinedge.model.adapter import AdapterShape, BranchOutput, run_branch, run_net
-from skinedge.weights.checkpoint import SideBranch
+from skinedge.weights.checkpoint import Checkpoint, SideBranch
 from skinedge.weights.ledger import Ledger
-from skinedge.weights.source import Float32
+from skinedge.weights.source import Float32, row_blocks
 
 PROBE_PATCHES = 48
+_PROBED = 1 << 20  # bytes of a weight read at a time to see that an adapter changes it
 
 
 def prove_side_branch(branch: SideBranch, ledger: Ledger) -> None:
@@ -47,3 +48,18 @@ def _expert_differs(shape: AdapterShape, weights: dict[str, Float32], without: d
         return False
     h = np.random.default_rng(0).normal(0, 1, (4, shape.width)).astype(np.float32)
     return not np.array_equal(run_net(weights, net, h), run_net(without, net, h))
+
+
+def prove_unread(checkpoint: Checkpoint) -> None:
+    """Read weights whose adapters are still open in the ledger, until they are proved.
+
+    An export that goes on does not read again what is written already.
+    """
+    ledger, weights = checkpoint.ledger, checkpoint.weights
+    known = set(weights.names())
+    for entry in ledger.open_entries():
+        name = ledger.entered[entry]
+        blocks = row_blocks(weights.spec(name), _PROBED) if name in known else ()
+        for rows in blocks:
+            if entry not in ledger.proved:
+                weights.read(name, rows)

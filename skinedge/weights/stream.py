@@ -8,17 +8,24 @@ work and memory stays at a handful of blocks.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 
+from skinedge.weights.journal import Journal
 from skinedge.weights.source import Array
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 Part = Callable[[], Array]
 
@@ -53,12 +60,28 @@ class Payload:
 
 
 class HashingFile:
-    """A binary file that is digested as it is written, so that no bundle is read twice."""
+    """A binary file that is digested as it is written, so that no bundle is read twice.
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._sha = hashlib.sha256()
-        self.position = 0
+    It may go on at ``position``, with the digest ``sha`` of what is before.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, position: int = 0, sha: _Hash | None = None, mark: Callable[[int, str], None] | None = None
+    ) -> None:
+        self._stream, self._mark = stream, mark
+        self._sha = sha or hashlib.sha256()
+        self.position = position
+
+    def begin(self, data: bytes) -> None:
+        """Write what comes before the tensors, unless the file goes on."""
+        if not self.position:
+            self.write(data)
+
+    def mark(self) -> None:
+        """A tensor is complete: after an interruption, go on behind it."""
+        if self._mark:
+            self._stream.flush()
+            self._mark(self.position, self._sha.hexdigest())
 
     def write(self, data: bytes | memoryview) -> None:
         self._stream.write(data)
@@ -73,6 +96,21 @@ class HashingFile:
         return self._sha.hexdigest()
 
 
+@contextmanager
+def hashing_file(path: Path) -> Iterator[HashingFile]:
+    """``path``, opened for writing; where its folder has a journal, behind what that confirms."""
+    journal = Journal.of(path)
+    if journal is None:
+        with path.open("wb") as f:
+            yield HashingFile(f)
+        return
+    position, sha = journal.confirmed(path)
+    with path.open("r+b" if position else "wb") as f:
+        f.truncate(position)
+        f.seek(position)
+        yield HashingFile(f, position, sha, functools.partial(journal.mark, path))
+
+
 def align(offset: int, to: int) -> int:
     """The first multiple of ``to`` at or after ``offset``."""
     return -(-offset // to) * to
@@ -84,14 +122,16 @@ def write_payloads(
     progress: Progress,
     workers: int | None = None,
 ) -> None:
-    """Write each payload at its offset (ascending), zeros in between.
+    """Write each payload at its offset (ascending), zeros in between; those that ``out`` has already are passed over.
 
     Raises:
         RuntimeError: a payload did not have the size it announced; a fault of skinedge's own.
     """
-    workers = workers or os.cpu_count() or 1
+    workers, before = workers or os.cpu_count() or 1, out.position
+    progress.advance(before)
+    left = ((offset, payload) for offset, payload in placed if offset + payload.nbytes > before)
     with ThreadPoolExecutor(workers) as pool:
-        todo = ((offset, payload, part) for offset, payload in placed for part in payload.parts)
+        todo = ((offset, payload, part) for offset, payload in left for part in payload.parts)
         last: tuple[int, Payload] | None = None
         for (offset, payload), block in _ahead(pool, todo, workers + 1):
             if (offset, payload) != last:
@@ -109,6 +149,8 @@ def _finished(out: HashingFile, last: tuple[int, Payload] | None) -> None:
     if last and out.position != last[0] + last[1].nbytes:
         wrote = out.position - last[0]
         raise RuntimeError(f"tensor '{last[1].name}' announced {last[1].nbytes} bytes and wrote {wrote}")
+    if last:
+        out.mark()
 
 
 def _ahead(
