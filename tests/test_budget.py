@@ -124,7 +124,7 @@ def test_damage_is_that_of_the_whole_model(measured: Path) -> None:
     torch = pytest.importorskip("torch")
     from skinedge.artifacts import AdapterCheckpoint
     from skinedge.calibration.damage import measure
-    from skinedge.calibration.planning import _asked
+    from skinedge.calibration.planning import asked_of
     from skinedge.calibration.samples import read_conversations
     from skinedge.embedded import BASE
     from skinedge.model.reference import Reference
@@ -132,7 +132,7 @@ def test_damage_is_that_of_the_whole_model(measured: Path) -> None:
     from skinedge.weights.stream import Quiet
 
     source = AdapterCheckpoint.find(BASE, [])
-    asked = _asked(source, read_conversations(measured / "data" / "records.jsonl", limit=1), quiet=True)
+    asked = asked_of(source, read_conversations(measured / "data" / "records.jsonl", limit=1), quiet=True)
     name = "model.layers.1.mlp.down_proj.weight"
     checkpoint = open_checkpoint(BASE)
 

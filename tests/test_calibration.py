@@ -414,7 +414,7 @@ def test_the_survey_finds_the_peaks_of_the_whole_model(prepared: Prepared, whole
     assert found["visual.blocks.0", "residual"].picture in {"0", "1", "2", "3"}
 
 
-def test_a_layer_that_leaves_half_precision_is_named(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_layer_that_leaves_half_precision_is_named(tmp_path: Path, data: Path) -> None:
     """One matrix of the vision tower is made as large as those that overflow in the field."""
     model = make_model(tmp_path / "model", shards=1)
     path = next(model.glob("*.safetensors"))
@@ -424,11 +424,11 @@ def test_a_layer_that_leaves_half_precision_is_named(tmp_path: Path, tiny_model:
     arrays[name] = (arrays[name].astype(np.float32) * 1e6).astype(arrays[name].dtype)
     del file
     save(path, arrays)
-    make_picture(100, 100, 0).save(tmp_path / "0.png")
-    result = typed("overflow", tmp_path / "0.png", "--model", model, "--json").json
-    assert {"visual.blocks.1.mlp.down_proj.weight", "visual.blocks.1"} <= set(result["offending"])
-    assert "visual.blocks.0.mlp.down_proj.weight" not in result["offending"]
-    assert not any(layer.startswith("model.") for layer in result["offending"])
+    ready = prepare(AdapterCheckpoint.find(model), data, limit=1)
+    found = offending(survey(ready.checkpoint, {"0": ready.samples[0]}))
+    assert {"visual.blocks.1.mlp.down_proj.weight", "visual.blocks.1"} <= found
+    assert "visual.blocks.0.mlp.down_proj.weight" not in found
+    assert not any(layer.startswith("model.") for layer in found)
 
 
 def test_the_embedded_model_stays_in_the_range_of_half_precision() -> None:

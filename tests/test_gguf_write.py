@@ -194,9 +194,9 @@ class TestVisionSchemes:
 
 
 class TestCalibration:
-    @pytest.fixture(scope="class")
-    def calibration(self, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Calibration:
-        return peer.random_calibration(tiny_model, tmp_path_factory.mktemp("calibration") / "c")
+    @pytest.fixture
+    def calibration(self, tiny_model: Path, tmp_path: Path) -> Calibration:
+        return peer.random_calibration(tiny_model, tmp_path / "calibration")
 
     def written(self, model: Path, folder: Path, options: ExportOptions) -> tuple[Written, dict[str, tuple]]:
         folder.mkdir()
@@ -227,7 +227,7 @@ class TestCalibration:
             assert errors[1] < 0.8 * errors[0]
 
     def test_importances_of_another_width(self, tiny_model: Path, tmp_path: Path) -> None:
-        other = make_model(tmp_path / "other", Size(hidden=512, layers=1))
+        other = make_model(tmp_path / "other", Size(hidden=512, heads=8, layers=1))
         calibration = peer.random_calibration(other, tmp_path / "c")
         with pytest.raises(CalibrationError, match=r"has 512 inputs of 'model.*' and the weight has 256. It was made of another"):
             self.written(tiny_model, tmp_path / "out", ExportOptions("q4_k_m", calibration=calibration))

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -221,13 +222,15 @@ def test_kills_one_after_another_end_in_the_same_bundle(tmp_path: Path, target: 
     lora = make_lora(tmp_path / "lora", read_config(model))
     words = f"export --model {model} --adapter {lora} -t {target} -s {scheme} --workers 1 --json --out"
     command = [sys.executable, "-m", "skinedge", *words.split()]
+    begin = time.perf_counter()
     subprocess.run([*command, str(tmp_path / "whole")], env=environment(), check=True, stdout=subprocess.DEVNULL)
+    took = time.perf_counter() - begin
     whole, out, moments, caught, went_on = contents(tmp_path / "whole"), tmp_path / "out" / "b", random.Random(0), 0, 0
     while caught < KILLS:
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         with subprocess.Popen([*command, str(out)], env=environment(), **pipes) as running:
             try:
-                _, err = running.communicate(timeout=moments.uniform(0.3, 3))
+                _, err = running.communicate(timeout=moments.uniform(0.2, 1) * took)
             except subprocess.TimeoutExpired:
                 running.kill()
                 _, err = running.communicate()

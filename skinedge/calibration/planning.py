@@ -77,7 +77,7 @@ def plan_to_budget(
     base = {member: smallest[name] for name, members in groups.items() for member in members}
     fixed = load_target(target).plan(checkpoint, replace(options, mix=base)).nbytes
     fixed -= sum(sizes[name][smallest[name]] for name in groups)
-    asked = _asked(source, conversations, quiet)
+    asked = asked_of(source, conversations, quiet)
     probe = offered.schemes[0]
     found = measure(checkpoint, asked, groups, lambda name: offered.restore(checkpoint.weights, name, probe), progress)
     choices = []
@@ -96,7 +96,8 @@ def plan_to_budget(
     return BudgetPlan(target, options.scheme, budget, fixed, source.digest, options.calibration.record.data, entries)
 
 
-def _asked(source: AdapterCheckpoint, conversations: Sequence[Conversation], quiet: bool) -> list[Asked]:
+def asked_of(source: AdapterCheckpoint, conversations: Sequence[Conversation], quiet: bool) -> list[Asked]:
+    """Each narrative as the model reads it, and where in it the answer stands."""
     from skinedge.calibration.damage import Asked
 
     checkpoint = open_checkpoint(source.path, source.adapters)

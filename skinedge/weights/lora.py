@@ -30,6 +30,10 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _OTHER_SIZE = "This adapter belongs to a model of another size."
 _PRODUCT_ROWS = 32
 _CACHED = 1 << 16  # weights whose intermediate values stay in a core's cache
+# A product of so many multiplications OpenBLAS leaves to the thread that asks. For a larger one it wakes others, which
+# then wait in a loop: measured, one of two cores lost to an export.
+_ONE_THREAD = 1 << 18
+_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,16 @@ class LowRank:
         left, right = self.b[rows].astype(F32), self.a[:, cols].astype(F32)
         if block.dtype.itemsize > 2:
             return self._add(block, _product(left, right))
-        result, spread = np.empty(block.shape, block.dtype), _spread(right)
-        height = max(1, _CACHED // max(1, block.shape[1]))
-        for start in range(0, len(block), height):
-            part = slice(start, start + height)
-            result[part] = self._add_quickly(block[part], left[part], right, spread)
+        result = np.empty(block.shape, block.dtype)
+        width = max(1, _ONE_THREAD // _BATCH // max(1, len(right)))
+        height = max(_BATCH, _CACHED // width // _BATCH * _BATCH)
+        for first in range(0, block.shape[1], width):
+            across = slice(first, first + width)
+            some = np.ascontiguousarray(right[:, across])
+            spread = _spread(some)
+            for start in range(0, len(block), height):
+                down = slice(start, start + height)
+                result[down, across] = self._add_quickly(block[down, across], left[down], some, spread)
         return result
 
     def _add(self, block: Array, product: Float32) -> Array:
@@ -69,7 +78,7 @@ class LowRank:
         comes out so for all between; the few other products (about one in a thousand) are summed in their order.
         """
         with np.errstate(over="ignore", invalid="ignore"):  # an infinite weight is refused by who reads it
-            product, error = left @ right, _length(left)[:, None] * spread
+            product, error = _any_order(left, right), _length(left)[:, None] * spread
             low, high = self._add(block, product - error), self._add(block, product + error)
         at = np.nonzero(low.view(np.uint16) != high.view(np.uint16))
         if len(at[0]) > low.size // 8:
@@ -221,6 +230,16 @@ def _product(b: Array, a: Array) -> Float32:
     return result
 
 
+def _any_order(left: Float32, right: Float32) -> Float32:
+    """``left @ right``, a few rows at a time."""
+    whole = len(left) // _BATCH * _BATCH
+    product = np.empty((len(left), right.shape[1]), F32)
+    np.matmul(left[:whole].reshape(-1, _BATCH, len(right)), right, out=product[:whole].reshape(-1, _BATCH, right.shape[1]))
+    if whole < len(left):
+        np.matmul(left[whole:], right, out=product[whole:])
+    return product
+
+
 def _products(left: Float32, right: Float32) -> Float32:
     """The sums of ``_product`` one by one: of the rows of ``left`` and ``right``, both ``[n, rank]``."""
     terms = left.astype(np.float64) * right
@@ -234,10 +253,10 @@ def _spread(right: Float32) -> Float32:
     """Times ``_length`` of a row: how far two float32 products can lie apart that differ in the order of their sums.
 
     Each is within ``n u / (1 - n u)`` times both vectors' lengths of the true one, with ``n`` the rank and ``u = 2**-24``
-    (Higham, Accuracy and Stability of Numerical Algorithms, 3.1 and 3.5).  Twice that for two of them, and as much
-    again for the roundings here.
+    (Higham, Accuracy and Stability of Numerical Algorithms, 3.1 and 3.5).  Twice that for two of them; the four
+    more are for the roundings here.
     """
-    return _length(right.T) * np.float32((len(right) + 4) * 2.0**-22)
+    return _length(right.T) * np.float32((len(right) + 4) * 2.0**-23)
 
 
 def _length(rows: Float32) -> Float32:
