@@ -168,7 +168,8 @@ def measure(case: str, work: Path, epochs: int, plain_epochs: int, batch: int) -
         size = sum(p.stat().st_size for p in outs["cached"].with_name("cached.cache").rglob("*") if p.is_file())
     return {
         "case": case, "records": RECORDS[case], "epochs": epochs, "batch": batch, "plain_epochs_run": plain_epochs,
-        "cached_s": cached_s, "of_it_training_s": filled_s, "of_it_steps_s": steps_s, "plain_s": plain_s, "ratio": plain_s / cached_s,
+        "cached_s": cached_s, "of_it_training_s": filled_s, "of_it_steps_s": steps_s,
+        "plain_s": plain_s, "ratio": plain_s / cached_s,
         "ratio_of_an_epoch": plain_s / filled_s, "steps_compared": len(theirs),
         "loss_max_relative_difference": float(np.abs(mine[: len(theirs)] / theirs - 1).max()),
         "cache_bytes": size, "cached_step": step,

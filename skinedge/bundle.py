@@ -251,8 +251,7 @@ def _manifest(
     licence: str | None,
 ) -> Manifest:
     merged = MergedWeights.of(source)
-    recipe = {"target": target, "scheme": options.scheme, "activations": options.activations, "vision": options.vision}
-    quantized = QuantizedWeights.of(merged, recipe)
+    quantized = QuantizedWeights.of(merged, _recipe(target, options))
     return Manifest(
         schema_version=SCHEMA_VERSION,
         skinedge=__version__,
@@ -279,6 +278,18 @@ def _manifest(
         details=dict(written.details),
         files=tuple(file_records(folder, written.digests)),
     )
+
+
+def _recipe(target: str, options: ExportOptions) -> dict[str, str | None]:
+    """What the weights' bytes depend on beside the weights; calibration, rounding and mix only where they are given."""
+    recipe = {"target": target, "scheme": options.scheme, "activations": options.activations, "vision": options.vision}
+    if options.calibration:
+        recipe["calibration"] = digest_of(asdict(options.calibration.record))
+    if options.rounding:
+        recipe["rounding"] = options.rounding
+    if options.mix:
+        recipe["mix"] = digest_of(dict(options.mix))
+    return recipe
 
 
 def _identity(source: AdapterCheckpoint, target: str, options: ExportOptions) -> str:

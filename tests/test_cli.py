@@ -24,6 +24,7 @@ from skinedge.manifest import MANIFEST_FILE
 from skinedge.model.config import read_config
 from skinedge.model.tiny import Size, make_lora, make_model, make_side_branch
 from skinedge.parity.pictures import make_picture
+from skinedge.synthderm.dataset import write_dataset
 
 pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
@@ -57,8 +58,9 @@ def content(folder: Path) -> Mapping[str, bytes]:
 # --- it teaches ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_commands_are_those_of_the_issue() -> None:
-    assert set(COMMANDS) == {"merge", "export", "run", "parity", "verify", "show", "targets", "devices", "doctor", "demo"}
+def test_the_commands_are_those_of_the_issues() -> None:
+    path = {"calibrate", "overflow", "quantize", "imatrix", "merge", "export", "run", "parity", "verify", "show"}
+    assert set(COMMANDS) == path | {"targets", "devices", "doctor", "demo"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -114,6 +116,7 @@ def test_json_is_one_object_for_every_command(
     monkeypatch.setattr(demo, "BUNDLES", (("onnx", "int4", None),))
     monkeypatch.setattr(pictures, "SIZES", {"small": (84, 61)})
     other = make_model(tmp_path / "other", seed=9)
+    records = write_dataset(tmp_path / "records", 2, 5, quiet=True, workers=1)
     calls: dict[str, tuple[str | Path, ...]] = {
         "targets": (),
         "devices": (),
@@ -125,7 +128,12 @@ def test_json_is_one_object_for_every_command(
         "export": ("--scheme", "int4", "--out", tmp_path / "exported"),
         "merge": ("--out", tmp_path / "merged"),
         "demo": ("--out", tmp_path / "demo"),
-    }
+        "calibrate": ("--data", records, "--out", tmp_path / "calibration", "--threads", "1"),
+        "imatrix": (tmp_path / "calibration", "--out", tmp_path / "imatrix.gguf"),
+        "overflow": (photographs / "lesion.png", "--threads", "1"),
+        "quantize": ("--budget", "11MiB", "--calibration", tmp_path / "calibration", "--data", records, "--limit", "1",
+                     "--kind", "q8_0", "--threads", "1", "--out", tmp_path / "plan.json"),
+    }  # fmt: skip
     assert sorted(calls) == COMMANDS
     answers = {}
     for command, arguments in calls.items():

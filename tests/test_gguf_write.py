@@ -74,15 +74,11 @@ class TestUpstream:
 
     @pytest.mark.parametrize("name", peer.MODELS)
     @pytest.mark.parametrize("scheme", ["q5_k_m", "q4_k_m", "iq4_xs"])
-    @pytest.mark.parametrize("variant", [peer.WEIGHED, peer.MIXED])
-    def test_importances_and_mixes_are_upstreams(
-        self, models: dict[str, Path], tmp_path: Path, name: str, scheme: str, variant: str
-    ) -> None:
+    def test_importances_are_upstreams(self, models: dict[str, Path], tmp_path: Path, name: str, scheme: str) -> None:
         pin = PINS[peer.digest_of_weights(open_checkpoint(models[name]))]
         calibration = peer.random_calibration(models[name], tmp_path / "calibration")
-        mix = peer.MIX if variant == peer.MIXED else None
-        peer.ours(models[name], tmp_path / "out", scheme, None, calibration, mix)
-        assert peer.digest_of_tensors(tmp_path / "out" / "model.gguf") == pin["model.gguf"][scheme + variant]
+        peer.ours(models[name], tmp_path / "out", scheme, None, calibration)
+        assert peer.digest_of_tensors(tmp_path / "out" / "model.gguf") == pin["model.gguf"][scheme + peer.WEIGHED]
 
     def test_digest_sees_one_flipped_bit(self, models: dict[str, Path], tmp_path: Path) -> None:
         export(models["square"], tmp_path / "out", "q8_0")

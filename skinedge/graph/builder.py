@@ -119,7 +119,8 @@ class GraphBuilder:
         values = self.weight(matrix.values)
         if matrix.scales is not None:
             blocks = {"axis": 0, "block_size": matrix.block} if matrix.block else {"axis": 1}
-            values = self.op("DequantizeLinear", values, self.weight(matrix.scales), **blocks)
+            steps = [self.weight(stored) for stored in (matrix.scales, matrix.zero_points) if stored]
+            values = self.op("DequantizeLinear", values, *steps, **blocks)
         return self.op("MatMul", x, values)
 
     def cast(self, x: ir.Value, onnx_type: str) -> ir.Value:

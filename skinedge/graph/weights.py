@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from skinedge.graph.builder import GraphBuilder
+from skinedge.quantize._rounding import NEAREST, choose
 from skinedge.quantize._storage import StoredMatrix, StoredTensor, store_rows
 from skinedge.registry import load
 from skinedge.targets._contract import Applied
@@ -15,24 +16,34 @@ from skinedge.weights.source import TensorSource
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from skinedge.calibration.statistics import LinearInputs
+
 
 @dataclass
 class GraphWeights:
     """The weights of one graph as promises, and a record of the scheme each tensor got.
 
-    ``scheme_of`` maps a linear layer's tensor name to a scheme (a file of ``skinedge/quantize``).
+    ``scheme_of`` maps a linear layer's tensor name to a scheme (a file of ``skinedge/quantize``), ``inputs_of`` to what
+    the layer was given on photographs; ``rounding`` is how few-bit schemes round, ``None`` the best that this allows.
+
+    Raises:
+        UsageError: from ``matrix``: the rounding needs statistics that are not there.
+        CalibrationError: likewise: they are of another model.
     """
 
     source: TensorSource
     kind: str
     scheme_of: Callable[[str], str]
+    inputs_of: Callable[[str], LinearInputs | None] = lambda _: None
+    rounding: str | None = None
     applied: dict[str, Applied] = field(default_factory=dict)
 
     def matrix(self, name: str, scheme: str | None = None) -> StoredMatrix:
         """A linear layer's weight, transposed and in its scheme, or in the one given."""
-        scheme = scheme or self.scheme_of(name)
-        stored: StoredMatrix = load("quantize", "scheme", scheme).store(self.source, name, self.kind)
-        self.applied[name] = Applied(stored.scheme, stored.bits, self.source.spec(name).size)
+        spec, scheme = self.source.spec(name), scheme or self.scheme_of(name)
+        rounding = choose(self.rounding, self.inputs_of(name), name, spec.cols) if scheme.startswith("int4") else NEAREST
+        stored: StoredMatrix = load("quantize", "scheme", scheme).store(self.source, name, self.kind, rounding)
+        self.applied[name] = Applied(stored.scheme, stored.bits, spec.size)
         return stored
 
     def rows(self, name: str) -> StoredTensor:

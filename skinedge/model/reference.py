@@ -9,7 +9,7 @@ branch is a torch module of its own that routes sparsely.  Only the checks of na
 Attention is ``sdpa``, the default under which the released scripts run; ``eager`` gives the same logits
 to 1e-5 and needs a P x P matrix per head for the vision tower (1.7 GB at the pixel cap).
 
-This is the only file of ``skinedge`` that imports torch, transformers or peft.
+Only this file and ``skinedge.calibration.layers`` import torch and transformers, and only this one peft.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ scheme therefore writes the transpose, in slices of input channels, and a quanti
 that the graph's ``DequantizeLinear`` applies.  A scheme is a module of this folder with::
 
     TARGETS: tuple[str, ...]      # targets that take it
-    def store(source, name, activations) -> StoredMatrix
+    def store(source, name, activations, rounding) -> StoredMatrix
+
+where ``rounding`` (``_rounding.py``) matters to the schemes of a few bits only.
 """
 
 from __future__ import annotations
@@ -36,10 +38,10 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """A linear layer's weight ``[in, out]``, with scales if it is quantized.
+    """A linear layer's weight ``[in, out]``, with scales if it is quantized and zero points if zero is no fixed step.
 
     ``block`` is the number of input channels that share a scale; ``None`` means one scale per output
-    channel.  ``bits`` counts the scales.
+    channel.  ``bits`` counts the scales and zero points.
     """
 
     values: StoredTensor
@@ -47,6 +49,7 @@ class StoredMatrix:
     block: int | None
     scheme: str
     bits: float
+    zero_points: StoredTensor | None = None
 
 
 def store_float(source: TensorSource, name: str, kind: str) -> StoredMatrix:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from skinedge.errors import UsageError
 from skinedge.graph.builder import OPSET, require_onnx
-from skinedge.graph.model import ModelGraphs, build_graphs
+from skinedge.graph.model import Care, ModelGraphs, build_graphs
 from skinedge.registry import check
 from skinedge.targets._contract import ExportOptions, ExportPlan, OpenOptions, Written
 from skinedge.weights.cast import FLOATS
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from skinedge.weights.checkpoint import Checkpoint
     from skinedge.weights.stream import Progress
 
-SCHEMES = ("f32", "f16", "bf16", "int8", "int4")
+SCHEMES = ("f32", "f16", "bf16", "int8", "int4", "int4_b64", "int4_b128", "int4a", "int4a_b64", "int4a_b128")
 DEFAULT_SCHEME = "int4"
 EXTRA = "onnx"
 RUNS = True
@@ -48,18 +48,28 @@ def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Sess
 
 
 def graphs(
-    checkpoint: Checkpoint, options: ExportOptions, *, head_scheme: str | None = None, cache_length: int | None = None
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    *,
+    head_scheme: str | None = None,
+    cache_length: int | None = None,
+    schemes: tuple[str, ...] = SCHEMES,
 ) -> ModelGraphs:
     """The graphs that ``options`` ask for; the head in the same scheme as the rest if not told otherwise.
 
     Raises:
-        UsageError: schemes and activations that do not go together.
+        UsageError: schemes and activations that do not go together, or options that the calibration does not allow.
+        CalibrationError: the calibration is of another model.
     """
     require_onnx()
     activations = options.activations or (options.scheme if options.scheme in FLOATS else "f32")
     # int4 costs a vision tower more than it saves: it is a tenth of the weights and sees every pixel.
-    vision = check("vision scheme for onnx", options.vision or ("int8" if options.scheme == "int4" else options.scheme), SCHEMES)
-    for scheme in (options.scheme, vision):
+    vision = options.vision or ("int8" if options.scheme.startswith("int4") else options.scheme)
+    check("vision scheme for onnx", vision, schemes)
+    mix = options.mix or {}
+    for scheme in mix.values():
+        check("scheme", scheme, schemes)
+    for scheme in (options.scheme, vision, *mix.values()):
         if scheme in FLOATS and scheme != activations:
             raise UsageError(
                 f"{scheme} weights would be stored as {activations}, the type of the activations.",
@@ -72,4 +82,5 @@ def graphs(
         vision_scheme=vision,
         activations=activations,
         cache_length=cache_length,
+        care=Care(options.calibration, options.rounding, mix),
     )

@@ -25,6 +25,7 @@ from skinedge.runtime.trt import ONNX
 from skinedge.targets import onnx
 from skinedge.targets._contract import ExportOptions, ExportPlan, OpenOptions, Written
 from skinedge.targets._trt_builder import Profile, Range, build_plan
+from skinedge.weights.cast import FLOATS
 
 if TYPE_CHECKING:
     from skinedge.manifest import Manifest
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from skinedge.weights.checkpoint import Checkpoint
     from skinedge.weights.stream import Progress
 
-SCHEMES = ("f16", "bf16", "int8", "int4")
+SCHEMES = ("f16", "bf16", "int8", "int4", "int4_b64", "int4_b128", "fp8")
+QUANTIZED = tuple(scheme for scheme in SCHEMES if scheme not in FLOATS)
 DEFAULT_SCHEME = "int4"
 EXTRA = "trt"
 RUNS = True
@@ -43,7 +45,7 @@ MOST_PROMPT = 2048
 _USUAL_PROMPT, _USUAL_PATCHES = 512, 1024
 # Measured at the 7B's shapes (TensorRT-RTX 1.7.1): what the builder holds, as a multiple of a weight's stored
 # bytes, and a plan's bytes beyond its weights, per layer.
-_HELD = {"INT4": 2.4, "INT8": 1.2}
+_HELD = {"INT4": 2.4, "INT8": 1.2, "FLOAT8E4M3FN": 1.2}
 _OVERHEAD = 3 << 20
 _BASE_MEMORY = 900 << 20
 
@@ -67,7 +69,7 @@ def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress
     model, library = _graphs(checkpoint, options), find_library()
     (folder / ONNX).mkdir(exist_ok=True)  # it is there when an export goes on
     digests = {f"{ONNX}/{name}": d for name, d in model.write(folder / ONNX, progress, options.workers).items()}
-    quantized = options.scheme in ("int8", "int4")
+    quantized = options.scheme in QUANTIZED
     profiles = plan_profiles(read_processor_config(checkpoint.folder), checkpoint.config, options.context, quantized=quantized)
     plans: dict[str, Any] = {}
     for graph in model.graphs:
@@ -122,7 +124,7 @@ def rebuild(folder: Path, manifest: Manifest, progress: Progress, library: str |
     """
     found, before = find_library(library), manifest.details
     processor, config = read_processor_config(folder), manifest.architecture.config()
-    quantized = manifest.scheme.asked in ("int8", "int4")
+    quantized = manifest.scheme.asked in QUANTIZED
     profiles = plan_profiles(processor, config, before["context"], quantized=quantized)
     digests: dict[str, str] = {}
     plans: dict[str, Any] = {}
@@ -157,8 +159,14 @@ def _graphs(checkpoint: Checkpoint, options: ExportOptions) -> ModelGraphs:
         raise UsageError(f"a context of {options.context} positions: this model holds 1 to {longest}.", hint="Change --context.")
     activations = options.activations or ("bf16" if options.scheme == "bf16" else "f16")
     # The builder unpacks int4: for a 7B's head alone it then holds 1.4 GB, for an int8 one 0.7 GB.
-    head = "int8" if options.scheme == "int4" else options.scheme
-    return onnx.graphs(checkpoint, replace(options, activations=activations), head_scheme=head, cache_length=options.context)
+    head = "int8" if options.scheme.startswith("int4") else options.scheme
+    return onnx.graphs(
+        checkpoint,
+        replace(options, activations=activations),
+        head_scheme=head,
+        cache_length=options.context,
+        schemes=SCHEMES,
+    )
 
 
 def plan_profiles(

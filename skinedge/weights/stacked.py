@@ -23,6 +23,10 @@ class StackedSource:
     def names(self) -> tuple[str, ...]:
         return self._base.names() + tuple(self._stacks)
 
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The tensors that ``name`` consists of."""
+        return self._stacks.get(name, (name,))
+
     def spec(self, name: str) -> TensorSpec:
         if name not in self._stacks:
             return self._base.spec(name)
