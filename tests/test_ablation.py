@@ -44,9 +44,9 @@ def test_the_shipped_ablation_is_the_papers() -> None:
     what = read_ablation(RECIPES / "ablation.toml")
     recipes = {arm.name: read_recipe(arm.recipe, arm.changes(what, "synthderm")) for arm in what.arms if arm.recipe}
     against = {arm.name: arm.against for arm in what.arms}
-    assert (against["base"], against["dermcot"], against["both"]) == ("", "base", "dermcot")
+    assert against == {"base": "", "dermcot": "base", "visual": "base", "both": "dermcot", "lora": "both"}
     weights = {name: (r.loss.ce > 0, r.loss.cosine > 0) for name, r in recipes.items() if name != "lora"}
-    assert weights == {"dermcot": (True, False), "both": (True, True)}
+    assert weights == {"dermcot": (True, False), "visual": (False, True), "both": (True, True)}
     assert recipes["lora"].adapter.kind == "lora"
     # These arms differ in the weights of their losses and in nothing else.
     same = {json.dumps(replace(r, loss=recipes["both"].loss).tables()) for name, r in recipes.items() if name != "lora"}

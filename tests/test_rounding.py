@@ -183,12 +183,18 @@ def test_bytes_do_not_depend_on_workers_or_on_where_an_export_went_on(method: st
 
 SOLVE = """
 import hashlib, sys, numpy as np
+from io import BytesIO
+from test_rounding import MemorySource
 from skinedge.calibration.statistics import LinearInputs
-from skinedge.quantize._rounding import Grid, Rounding, rounder
+from skinedge.quantize import int4a
+from skinedge.quantize._rounding import Rounding
+from skinedge.weights.stream import HashingFile, Quiet, write_payloads
 weights, moment = (np.load(path) for path in sys.argv[1:])
 inputs = LinearInputs(1, np.diag(moment[0]).copy(), np.diag(moment[0]).copy(), moment)
-found = rounder(Grid(32, True, np.dtype(np.float16)), Rounding("gptq", inputs), slice(0, len(weights)), "w")(weights)
-print(hashlib.sha256(found.values.tobytes() + found.scales.tobytes()).hexdigest())
+out = HashingFile(BytesIO())
+stored = int4a.store(MemorySource({"w": weights}), "w", "f16", Rounding("gptq", inputs))
+write_payloads(out, [(0, stored.values.payload)], Quiet())
+print(out.hexdigest())
 """
 
 
@@ -196,12 +202,13 @@ def test_bytes_do_not_depend_on_the_threads_of_the_linear_algebra(tmp_path: Path
     moment = given_inputs(384).second_moment
     assert moment is not None
     np.save(tmp_path / "moment.npy", moment)
-    np.save(tmp_path / "weights.npy", np.random.default_rng(7).standard_normal((384, 256)).astype(F32))
+    np.save(tmp_path / "weights.npy", np.random.default_rng(7).standard_normal((256, 384)).astype(F32))
     found = []
     for threads in ("1", "2"):
         counts = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
-        environment = {**os.environ, **counts, "PYTHONPATH": str(Path(__file__).parents[1])}
+        path = os.pathsep.join((str(Path(__file__).parents[1]), str(Path(__file__).parent)))
         command = [sys.executable, "-c", SOLVE, str(tmp_path / "weights.npy"), str(tmp_path / "moment.npy")]
+        environment = {**os.environ, **counts, "PYTHONPATH": path}
         found.append(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
     assert found[0] == found[1]
 

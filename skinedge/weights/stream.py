@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from skinedge.weights.journal import Journal
 from skinedge.weights.source import Array
@@ -130,7 +131,8 @@ def write_payloads(
     workers, before = workers or os.cpu_count() or 1, out.position
     progress.advance(before)
     left = ((offset, payload) for offset, payload in placed if offset + payload.nbytes > before)
-    with ThreadPoolExecutor(workers) as pool:
+    # The workers are all the threads there are: a BLAS with its own would spin against them, and sums in another order.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
         todo = ((offset, payload, part) for offset, payload in left for part in payload.parts)
         last: tuple[int, Payload] | None = None
         for (offset, payload), block in _ahead(pool, todo, workers + 1):
