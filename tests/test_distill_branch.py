@@ -150,6 +150,17 @@ def test_cross_entropy_in_chunks_is_torchs_own(chunk: int, monkeypatch: pytest.M
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
+def test_a_confident_token_leaves_its_small_gradient_in_bf16() -> None:
+    """A hundred tokens of probability 0.999 each: in 16 bits their sum less their number would be nothing, or noise."""
+    head, bias = torch.eye(8).bfloat16(), torch.zeros(1, 8, requires_grad=True)
+    hidden, labels = 9 * torch.eye(8)[:1].repeat(100, 1), torch.zeros(100, dtype=torch.long)
+    total = loss.Vocabulary(head).biased_loss(hidden.bfloat16(), labels, bias, [100])
+    (gradient,) = torch.autograd.grad(total, bias)
+    p = 1 / (1 + 7 * math.exp(-9))
+    assert gradient[0, 0].item() == pytest.approx(100 * (p - 1), rel=1e-3)
+    assert gradient[0, 1].item() == pytest.approx(100 * p * math.exp(-9), rel=1e-3)
+
+
 def test_cross_entropy_under_a_strong_bias_and_in_bf16() -> None:
     """A bias of tens turns the likeliest token into the least likely one, and rounding stays that of the type."""
     torch.manual_seed(2)

@@ -57,6 +57,7 @@ class Vocabulary:
     def __init__(self, head: Tensor) -> None:
         self.head = head
         self._room = head.new_empty(0, len(head))
+        self._exponentials = self._room.float()
 
     def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Summed cross-entropy of ``softmax(hidden @ head.T)``.
@@ -95,6 +96,15 @@ class Vocabulary:
             self._room = self.head.new_empty(len(hidden), len(self.head))
         return torch.mm(hidden.to(self.head.dtype), self.head.T, out=self._room[: len(hidden)])
 
+    def exponentials(self, logits: Tensor, highest: Tensor) -> Tensor:
+        """``exp(logits - highest)`` of each row, in float32; valid until the next call.
+
+        A token that is all but certain leaves a gradient of 1 - p, which 16 bits would round away.
+        """
+        if len(self._exponentials) < len(logits):
+            self._exponentials = torch.empty_like(logits, dtype=torch.float32)
+        return torch.sub(logits, highest[:, None], out=self._exponentials[: len(logits)]).exp_()
+
 
 class _Loss(torch.autograd.Function):
     """The gradient is made in the forward pass, chunk by chunk."""
@@ -132,7 +142,7 @@ class _BiasedLoss(torch.autograd.Function):
         bias: Tensor,
         tokens: tuple[int, ...],
     ) -> Tensor:
-        bias, dtype = bias.float(), vocabulary.head.dtype
+        bias = bias.float()
         gradient = torch.zeros_like(bias)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         peaks = bias.amax(-1, keepdim=True)
@@ -140,14 +150,14 @@ class _BiasedLoss(torch.autograd.Function):
         for start, stop, runs in _chunks(tokens, vocabulary.rows):
             logits = vocabulary.logits(hidden[start:stop])
             own = logits.gather(1, labels[start:stop, None]).float().squeeze(1)
-            highest = logits.amax(-1)
-            total += (highest.float() - own).sum(dtype=torch.float64)
-            exponentials = logits.sub_(highest[:, None]).exp_()
+            highest = logits.amax(-1).float()
+            total += (highest - own).sum(dtype=torch.float64)
+            exponentials = vocabulary.exponentials(logits, highest)
             for record, i, j in runs:
                 of_record = exponentials[i - start : j - start]
-                mass = (of_record @ factors[record].to(dtype)).float()
+                mass = of_record @ factors[record]
                 total += (mass.log() + peaks[record] - bias[record, labels[i:j]]).sum(dtype=torch.float64)
-                gradient[record] += factors[record] * (mass.reciprocal().to(dtype) @ of_record)
+                gradient[record] += factors[record] * (mass.reciprocal() @ of_record)
                 gradient[record].index_add_(0, labels[i:j], bias.new_full((j - i,), -1))
         ctx.save_for_backward(gradient)
         return total.float()
