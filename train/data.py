@@ -1,42 +1,31 @@
-"""Training records, read and checked: JSON Lines in the layout of the SkinGPT-R1 authors.
+"""Training records, read and checked: the layout of ``skinedge.records``, and what training asks beyond it.
 
-One record a line (REFERENCE section 2)::
-
-    {"messages": [{"role": "user", "content": "<image>question"}, {"role": "assistant", "content": "..."}],
-     "images": ["images/1.png"], "skin_labels": 0, "id": "case-1"}
-
-Paths are relative to the file.  ``skin_labels`` (0 light, 1 medium, 2 dark; a number or a list of one) and
-``id`` may be missing; any other key is left alone.
+Each has a photograph.  ``skin_labels`` (0 light, 1 medium, 2 dark; a number or a list of one) and ``id`` may be
+missing; any other key is left alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from skinedge.console import counted
-from skinedge.runtime.prompt import ImagePart, Message, Role, TextPart
+from skinedge.records import Conversation, RecordReader
 from skinedge.weights.checkpoint import digest_of
 from train.errors import DataError
 
-IMAGE_PLACE = "<image>"
 NO_LABEL = -100
-_ROLES = ("system", "user", "assistant")
-_LAYOUT = 'A record is {"messages": [...], "images": [...], "skin_labels": 0}; see train/data.py.'
+_LAYOUT = 'A record is {"messages": [...], "images": [...], "skin_labels": 0}; see skinedge/records.py.'
+_READER = RecordReader(DataError, _LAYOUT, "there is no supervised token")
 
 
 @dataclass(frozen=True)
-class Record:
-    """One conversation about one or more photographs; ``where`` is for messages (file and line)."""
+class Record(Conversation):
+    """One conversation about one or more photographs."""
 
     id: str
-    where: str
-    messages: tuple[Message, ...]
-    images: tuple[Path, ...]
     skin: int  # 0, 1, 2, or NO_LABEL
 
 
@@ -64,14 +53,8 @@ def data_digest(records: Sequence[Record], *, quiet: bool = True) -> str:
     """sha256 over what the records say and the bytes of their photographs (reads every photograph once)."""
     total = hashlib.sha256()
     for record in counted("reading photographs", records, quiet):
-        pictures = [hashlib.sha256(p.read_bytes()).hexdigest() for p in record.images]
-        said = [[m.role, m.content if isinstance(m.content, str) else list(map(_said, m.content))] for m in record.messages]
-        total.update(digest_of([record.id, said, pictures, record.skin]).encode())
+        total.update(digest_of([record.id, *record.content(), record.skin]).encode())
     return total.hexdigest()
-
-
-def _said(part: TextPart | ImagePart) -> str | None:
-    return part.text if isinstance(part, TextPart) else None
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -88,61 +71,13 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 
 def _record(file: Path, line: int, text: str) -> Record:
     where = f"{file}, line {line}"
-    try:
-        raw = json.loads(text)
-    except ValueError as e:
-        raise DataError(f"{where}: not JSON ({e}).", hint=_LAYOUT) from e
-    if not isinstance(raw, dict):
-        raise DataError(f"{where}: not a JSON object.", hint=_LAYOUT)
+    raw, conversation = _READER.read(file, where, text)
+    if not conversation.images:
+        raise DataError(f"{where}: it has no image.", hint=_LAYOUT)
     identity = raw.get("id", f"{file.stem}-{line}")
     if not isinstance(identity, str) or not identity:
         raise DataError(f"{where}: 'id' is {identity!r} and must be a text.", hint=_LAYOUT)
-    messages = _messages(raw.get("messages"), where)
-    images = _images(raw.get("images"), file.parent, where)
-    places = sum(isinstance(part, ImagePart) for m in messages for part in m.content)
-    if places != len(images):
-        raise DataError(f"{where}: it has {places} places {IMAGE_PLACE} and {len(images)} images.", hint=_LAYOUT)
-    return Record(identity, where, messages, images, _skin(raw.get("skin_labels"), where))
-
-
-def _messages(raw: object, where: str) -> tuple[Message, ...]:
-    if not isinstance(raw, list) or not raw:
-        raise DataError(f"{where}: 'messages' is missing or no list.", hint=_LAYOUT)
-    messages = tuple(_message(m, where) for m in raw)
-    if not any(m.role == "assistant" and m.content for m in messages):
-        raise DataError(f"{where}: there is no supervised token: no assistant's turn says anything.", hint=_LAYOUT)
-    return messages
-
-
-def _message(raw: object, where: str) -> Message:
-    if not isinstance(raw, dict) or not isinstance(raw.get("content"), str):
-        raise DataError(f"{where}: a message must have a 'role' and a 'content' of text.", hint=_LAYOUT)
-    role, content = raw.get("role"), raw["content"]
-    if role not in _ROLES:
-        raise DataError(f"{where}: '{role}' is no role in a conversation.", hint=f"Known: {', '.join(_ROLES)}.")
-    if IMAGE_PLACE in content and role != "user":
-        raise DataError(f"{where}: {IMAGE_PLACE} stands in the {role}'s turn, and only the user shows photographs.")
-    return Message(cast(Role, role), tuple(_parts(content)) if IMAGE_PLACE in content else content)
-
-
-def _parts(content: str) -> Iterator[TextPart | ImagePart]:
-    for number, text in enumerate(content.split(IMAGE_PLACE)):
-        if number:
-            yield ImagePart()
-        if text:
-            yield TextPart(text)
-
-
-def _images(raw: object, folder: Path, where: str) -> tuple[Path, ...]:
-    if isinstance(raw, str):
-        raw = [raw]
-    if not isinstance(raw, list) or not raw or not all(isinstance(name, str) for name in raw):
-        raise DataError(f"{where}: it has no image.", hint=_LAYOUT)
-    paths = tuple(folder / name for name in raw)
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{where}: its image {path.name} is missing.", hint=f"It was looked for in {path.parent}.")
-    return paths
+    return Record(where, conversation.messages, conversation.images, identity, _skin(raw.get("skin_labels"), where))
 
 
 def _skin(raw: object, where: str) -> int:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.calibration.plan import CalibrationPlan, plan
-from skinedge.calibration.samples import Conversation, Sample, SampleMaker, data_digest, read_conversations
+from skinedge.calibration.samples import Sample, SampleMaker, data_digest, read_conversations
 from skinedge.calibration.statistics import Calibration, CalibrationRecord, write_layers
 from skinedge.console import counted
 from skinedge.errors import CalibrationError
+from skinedge.records import Conversation
 from skinedge.runtime.prompt import ask
 from skinedge.staging import staged
 from skinedge.weights.checkpoint import Checkpoint, open_checkpoint

@@ -2,11 +2,7 @@
 
 Two layouts are read:
 
-- ``records.jsonl``, the SkinGPT-R1 authors' own, one record a line, image paths relative to the file::
-
-      {"messages": [{"role": "user", "content": "<image>question"}, {"role": "assistant", "content": "..."}],
-       "images": ["images/1.png"]}
-
+- ``records.jsonl``, the layout of ``skinedge.records``;
 - a folder of photographs, each with its narrative beside it: ``1.jpg`` and ``1.txt``.
 """
 
@@ -14,34 +10,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
 from skinedge.console import counted
 from skinedge.errors import CalibrationError, ImageError, PromptError, UsageError
 from skinedge.model.config import ModelConfig
+from skinedge.records import Conversation, RecordReader
 from skinedge.runtime.image import ProcessorConfig, load_photograph, read_processor_config, to_pixels
-from skinedge.runtime.prompt import ImagePart, Message, PromptBuilder, Role, TextPart, ask
+from skinedge.runtime.prompt import Message, PromptBuilder, TextPart, ask
 from skinedge.runtime.session import Grid, Int64, Pixels
 from skinedge.weights.checkpoint import digest_of
 
-IMAGE_PLACE = "<image>"
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-_ROLES = ("system", "user", "assistant")
 _LAYOUT = 'A record is {"messages": [{"role": "user", "content": "<image>..."}, ...], "images": ["1.png"]}.'
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """One record: its turns and the photographs they show; ``where`` is for messages."""
-
-    where: str
-    messages: tuple[Message, ...]
-    images: tuple[Path, ...]
+_READER = RecordReader(CalibrationError, _LAYOUT, "there is no narrative")
 
 
 @dataclass(frozen=True)
@@ -126,20 +111,12 @@ def data_digest(conversations: Sequence[Conversation], *, quiet: bool = True) ->
     """sha256 over what is said and the bytes of the photographs."""
     total = hashlib.sha256()
     for conversation in counted("reading photographs", conversations, quiet):
-        pictures = [hashlib.sha256(path.read_bytes()).hexdigest() for path in conversation.images]
-        said = [
-            [m.role, m.content if isinstance(m.content, str) else [_said(p) for p in m.content]] for m in conversation.messages
-        ]
-        total.update(digest_of([said, pictures]).encode())
+        total.update(digest_of(conversation.content()).encode())
     return total.hexdigest()
 
 
 def _pixels(path: Path, processor: ProcessorConfig) -> Pixels:
     return to_pixels(load_photograph(path), processor)
-
-
-def _said(part: TextPart | ImagePart) -> str | None:
-    return part.text if isinstance(part, TextPart) else None
 
 
 def _without_images(conversation: Conversation) -> Conversation:
@@ -170,7 +147,7 @@ def _folder(folder: Path) -> Iterator[Conversation]:
 def _records(file: Path) -> Iterator[Conversation]:
     for number, line in enumerate(_text(file).split("\n"), 1):
         if line.strip():
-            yield _record(file, f"{file}, line {number}", line)
+            yield _READER.read(file, f"{file}, line {number}", line)[1]
 
 
 def _text(file: Path) -> str:
@@ -180,54 +157,3 @@ def _text(file: Path) -> str:
         raise UsageError(f"{file} cannot be read: {e.strerror}.", hint="Give a records.jsonl or a folder with --data.") from e
     except UnicodeDecodeError as e:
         raise CalibrationError(f"{file}: not UTF-8 text ({e.reason} at byte {e.start}).", hint=_LAYOUT) from e
-
-
-def _record(file: Path, where: str, line: str) -> Conversation:
-    try:
-        raw = json.loads(line)
-    except (ValueError, RecursionError) as e:
-        raise CalibrationError(f"{where}: not JSON ({e}).", hint=_LAYOUT) from e
-    if not isinstance(raw, dict):
-        raise CalibrationError(f"{where}: not a JSON object.", hint=_LAYOUT)
-    messages, images = _messages(raw.get("messages"), where), _images(raw.get("images", []), file.parent, where)
-    places = sum(isinstance(part, ImagePart) for m in messages for part in m.content)
-    if places != len(images):
-        raise CalibrationError(f"{where}: it has {places} places {IMAGE_PLACE} and {len(images)} images.", hint=_LAYOUT)
-    return Conversation(where, messages, images)
-
-
-def _messages(raw: object, where: str) -> tuple[Message, ...]:
-    if not isinstance(raw, list):
-        raise CalibrationError(f"{where}: 'messages' is missing or no list.", hint=_LAYOUT)
-    messages = tuple(_message(m, where) for m in raw)
-    if not any(m.role == "assistant" and m.content for m in messages):
-        raise CalibrationError(f"{where}: there is no narrative: no assistant's turn says anything.", hint=_LAYOUT)
-    return messages
-
-
-def _message(raw: object, where: str) -> Message:
-    if not isinstance(raw, dict) or not isinstance(raw.get("content"), str):
-        raise CalibrationError(f"{where}: a message must have a 'role' and a 'content' of text.", hint=_LAYOUT)
-    role, content = raw.get("role"), raw["content"]
-    if role not in _ROLES:
-        raise CalibrationError(f"{where}: '{role}' is no role in a conversation.", hint=f"Known: {', '.join(_ROLES)}.")
-    return Message(cast(Role, role), tuple(_parts(content)) if IMAGE_PLACE in content else content)
-
-
-def _parts(content: str) -> Iterator[TextPart | ImagePart]:
-    for number, text in enumerate(content.split(IMAGE_PLACE)):
-        if number:
-            yield ImagePart()
-        if text:
-            yield TextPart(text)
-
-
-def _images(raw: object, folder: Path, where: str) -> tuple[Path, ...]:
-    names = [raw] if isinstance(raw, str) else raw
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CalibrationError(f"{where}: 'images' is no list of paths.", hint=_LAYOUT)
-    paths = tuple(folder / name for name in names)
-    for path in paths:
-        if not path.is_file():
-            raise CalibrationError(f"{where}: its image {path.name} is missing.", hint=f"It was looked for in {path.parent}.")
-    return paths
