@@ -1,0 +1,52 @@
+"""The command line: one command per step of the path, each a thin wrapper over a function.
+
+Imports of anything heavy live inside the commands, so that ``skinedge --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from skinedge import __version__
+from skinedge.cli import calibrating, exporting, looking, running
+from skinedge.cli.options import MOST_THREADS
+from skinedge.console import run_command, say
+
+__all__ = ["MOST_THREADS", "app", "main"]
+
+app = typer.Typer(
+    name="skinedge",
+    help="Take a dermatology vision-language model from its training server to the consulting room,\n"
+    "and prove that nothing was lost on the way.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+# In the order of the path, as the help lists them.
+for command in (
+    exporting.export, exporting.merge, calibrating.calibrate, calibrating.quantize, calibrating.imatrix, calibrating.overflow,
+    running.run, running.parity, running.verify, looking.show, looking.targets, looking.devices, looking.doctor, looking.demo,
+):  # fmt: skip
+    app.command()(command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        say(f"skinedge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Entry point: errors become one sentence, a hint and an exit code (2 usage, 1 failure, 130 stopped)."""
+    run_command(app, stopped="stopped; no half-written bundle was left behind.", name="skinedge")

@@ -1,0 +1,105 @@
+"""``skinedge run``, ``parity`` and ``verify``: a bundle asked, compared with PyTorch, and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skinedge.cli.options import Adapters, AsJson, BundleDir, Context, Side, Threads, existing, source_of
+from skinedge.console import emit, note, printable, say, size
+
+
+def run(
+    bundle: BundleDir,
+    images: Annotated[list[Path] | None, typer.Argument(help="Photographs, in order; none for a text-only question.")] = None,
+    question: Annotated[str | None, typer.Option("--question", "-q", help="What to ask; by default a full description.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after this many tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy: the most likely token each time.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Sample from the most likely tokens of this total share.")
+    ] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(min=0, help="Above 1 discourages repetition.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(metavar="<str>", help="Stop before this text; may be repeated.")] = None,
+    bias: Annotated[str | None, typer.Option(help="The adapter's bias: every-step or off.")] = None,
+    side: Side = None,
+    threads: Threads = None,
+    context: Context = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a bundle about photographs; the answer streams as it is made.
+
+    Example: skinedge run bundle/ lesion.jpg --max-new-tokens 400
+    """
+    from skinedge.manifest import read_manifest
+    from skinedge.runtime.pipeline import Ask, decoding_options, open_pipeline, question_of
+
+    overrides = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
+        "repetition_penalty": repetition_penalty, "bias": bias,
+    }  # fmt: skip
+    request = Ask(tuple(images or ()), question, seed, tuple(stop or ()), {k: v for k, v in overrides.items() if v is not None})
+    # What can be judged without the model is judged before it is loaded, which takes a while.
+    existing(bundle, *request.photographs)
+    manifest = read_manifest(bundle)
+    question_of(request, manifest.prompt.question)
+    decoding_options(manifest.decoding, request)
+    with open_pipeline(bundle, side=side, threads=threads, context=context) as pipeline:
+        answer = pipeline.run(request, on_text=None if as_json else lambda piece: say(printable(piece), end=""))
+    if as_json:
+        emit(answer.to_json())
+    else:
+        say()
+        note(answer.summary())
+
+
+def parity(
+    bundle: BundleDir,
+    reference: Annotated[Path | None, typer.Option(help="The checkpoint it was made from; left out: the embedded model.")] = None,
+    adapter: Adapters = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of photographs; left out: three generated pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many photographs.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Teacher-forced steps.")] = 64,
+    report: Annotated[Path | None, typer.Option(help="Write the whole comparison here as JSON.")] = None,
+    side: Side = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a bundle with PyTorch stage by stage; exit 1 at the first stage out of tolerance.
+
+    Example: skinedge parity bundle/ --reference SkinGPT-R1/ --images photos/
+    """
+    from skinedge.parity.compare import compare, print_stages, write_report
+    from skinedge.staging import refuse_taken_file
+
+    existing(bundle)
+    if report:
+        refuse_taken_file(report)
+    source = source_of(reference, adapter)
+    result = compare(bundle, source, images, limit=limit, steps=steps, side=side, threads=threads, quiet=as_json)
+    if report:
+        write_report(result, report)
+    if as_json:
+        emit(result.to_json())
+    else:
+        print_stages(result)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def verify(bundle: BundleDir, as_json: AsJson = False) -> None:
+    """Check every byte of a bundle against its manifest.
+
+    Example: skinedge verify bundle/
+    """
+    from skinedge.bundle import verify as verify_bundle
+
+    existing(bundle)
+    manifest = verify_bundle(bundle)
+    total = sum(f.nbytes for f in manifest.files)
+    if as_json:
+        emit({"verified": True, "digest": manifest.digest, "files": len(manifest.files), "nbytes": total})
+    else:
+        say(f"{bundle}: {len(manifest.files)} files, {size(total)}, all as they were written. digest {manifest.digest[:16]}")
