@@ -15,9 +15,12 @@ from hypothesis.extra import numpy as hnp
 
 from skinedge.calibration.statistics import LinearInputs
 from skinedge.errors import CalibrationError, UsageError
+from skinedge.graph.builder import GraphBuilder
+from skinedge.graph.files import write_graphs
 from skinedge.quantize import int4, int4_b64, int4_b128, int4a, int4a_b64, int4a_b128
 from skinedge.quantize._rounding import METHODS, NEAREST, Grid, Rounding, choose, rounder
 from skinedge.quantize._storage import StoredMatrix, StoredTensor
+from skinedge.registry import load
 from skinedge.weights.source import F16, F32, Float32, MemorySource
 from skinedge.weights.stream import HashingFile, Quiet, write_payloads
 
@@ -41,21 +44,9 @@ def read(stored: StoredTensor) -> bytes:
     return b"".join(part().tobytes() for part in stored.payload.parts)
 
 
-def unpack(stored: StoredTensor) -> Float32:
-    """Integers of four bits, as ONNX reads them."""
-    raw = np.frombuffer(read(stored), np.uint8)
-    flat = np.stack([raw & 15, raw >> 4], 1).reshape(stored.shape).astype(np.int8)
-    return (np.where(flat > 7, flat - 16, flat) if stored.onnx_type == "INT4" else flat).astype(F32)
-
-
 def restore(matrix: StoredMatrix) -> Float32:
     """``[out, in]``, from the stored bytes alone."""
-    assert matrix.scales is not None
-    assert matrix.block is not None
-    scales = np.frombuffer(read(matrix.scales), F32).reshape(matrix.scales.shape)
-    zeros = unpack(matrix.zero_points) if matrix.zero_points else np.zeros_like(scales)
-    scales, zeros = (np.repeat(x, matrix.block, 0) for x in (scales, zeros))
-    return ((unpack(matrix.values) - zeros) * scales).T
+    return matrix.restore().T
 
 
 def output_error(weights: Float32, found: Float32, moment: Float32) -> float:
@@ -96,6 +87,23 @@ def test_each_rounding_beats_the_one_before_on_correlated_inputs(name: str) -> N
     assert gptq < 0.8 * scale
 
 
+@pytest.mark.parametrize("name", ["f32", "int8", "fp8", "nvfp4", *SCHEMES])
+def test_what_is_left_of_a_matrix_is_what_a_graph_multiplies_with(name: str, tmp_path: Path) -> None:
+    """Production's own reading of its bytes against the reference implementation of ONNX."""
+    reference = pytest.importorskip("onnx.reference")
+    weights = np.random.default_rng(2).standard_normal((48, 256)).astype(F32)
+    weights[5] = 0
+    stored = load("quantize", "scheme", name).store(MemorySource({"w": weights}), "w", "f32", NEAREST)
+    g = GraphBuilder("product", "f32")
+    g.output(g.matmul(g.input("x", "FLOAT", [1, "N", 256]), stored), "y", "FLOAT", [1, "N", 48])
+    write_graphs(tmp_path, [g.finish()], Quiet())
+    evaluator = reference.ReferenceEvaluator(str(tmp_path / "product.onnx"))
+    (found,) = evaluator.run(None, {"x": np.eye(256, dtype=F32)[None]})
+    np.testing.assert_array_equal(found[0], stored.restore())
+    parts = (stored.values, stored.scales, stored.zero_points, stored.outer)
+    assert stored.nbytes == sum(len(read(part)) for part in parts if part)
+
+
 @pytest.mark.parametrize("moment_block", [32, 64, 96, 192])
 def test_second_moments_in_blocks_of_any_width(moment_block: int) -> None:
     """Blocks of 64 channels may straddle those of the moments: both are then solved together."""
@@ -118,7 +126,7 @@ def test_one_sided_blocks_use_the_whole_asymmetric_range(method: str) -> None:
     assert two.values.onnx_type == "UINT4"
     assert two.zero_points is not None
     assert two.zero_points.onnx_type == "UINT4"
-    assert (unpack(two.zero_points) == 0).all() or method == "gptq"
+    assert (two.zero_points.values() == 0).all() or method == "gptq"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -131,7 +131,7 @@ class TestWrite:
         assert photograph["pixel_values"] == [[4, 1176], [1024, 1176], [5120, 1176]]
         assert photograph["window_gather"] == [[1, 64], [16, 64], [320, 64]]
 
-    @pytest.mark.parametrize("scheme", ["f16", "bf16", "int8", "fp8", "int4_b128"])
+    @pytest.mark.parametrize("scheme", ["f16", "bf16", "int8", "fp8", "nvfp4", "int4_b128"])
     def test_other_schemes_build(self, checkpoint: Checkpoint, scheme: str, tmp_path: Path) -> None:
         options = ExportOptions(scheme, context=CONTEXT, workers=1)
         written = trt.write(checkpoint, options, tmp_path, Quiet())

@@ -119,8 +119,11 @@ class GraphBuilder:
         values = self.weight(matrix.values)
         if matrix.scales is not None:
             blocks = {"axis": 0, "block_size": matrix.block} if matrix.block else {"axis": 1}
-            steps = [self.weight(stored) for stored in (matrix.scales, matrix.zero_points) if stored]
-            values = self.op("DequantizeLinear", values, *steps, **blocks)
+            scales = self.weight(matrix.scales)
+            if matrix.outer:
+                scales = self.op("DequantizeLinear", scales, self.weight(matrix.outer))
+            zeros = [self.weight(matrix.zero_points)] if matrix.zero_points else []
+            values = self.op("DequantizeLinear", values, scales, *zeros, **blocks)
         return self.op("MatMul", x, values)
 
     def cast(self, x: ir.Value, onnx_type: str) -> ir.Value:

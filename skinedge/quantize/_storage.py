@@ -17,13 +17,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import ml_dtypes
 import numpy as np
 
 from skinedge.weights.cast import FLOATS, cast
-from skinedge.weights.source import F32, Array, TensorSource, col_blocks, row_blocks
+from skinedge.weights.source import F32, Array, Float32, TensorSource, col_blocks, row_blocks
 from skinedge.weights.stream import Payload
 
 ONNX_TYPES = {"f32": "FLOAT", "f16": "FLOAT16", "bf16": "BFLOAT16"}
+_NUMPY = {ONNX_TYPES[kind]: dtype for kind, dtype in FLOATS.items()} | {
+    "INT8": np.dtype(np.int8),
+    "FLOAT8E4M3FN": np.dtype(ml_dtypes.float8_e4m3fn),
+}
 _COLUMN_STEP = 128
 
 
@@ -35,10 +40,25 @@ class StoredTensor:
     shape: tuple[int, ...]
     payload: Payload
 
+    def values(self) -> Float32:
+        """The elements, of ``shape``; two of four bits share a byte, the first in its low half (ONNX, "TensorProto.INT4")."""
+        data = np.concatenate([np.ascontiguousarray(part()).reshape(-1).view(np.uint8) for part in self.payload.parts])
+        if self.onnx_type in _NUMPY:
+            plain: Float32 = data.view(_NUMPY[self.onnx_type]).astype(F32).reshape(self.shape)
+            return plain
+        nibbles = np.stack((data & 15, data >> 4), -1).reshape(self.shape)
+        if self.onnx_type == "FLOAT4E2M1":
+            few: Float32 = nibbles.view(ml_dtypes.float4_e2m1fn).astype(F32)
+            return few
+        # In INT4 the highest bit counts -8.
+        return nibbles.astype(F32) if self.onnx_type == "UINT4" else (nibbles ^ 8).astype(F32) - F32.type(8)
+
 
 @dataclass(frozen=True)
 class StoredMatrix:
     """A linear layer's weight ``[in, out]``, with scales if it is quantized and zero points if zero is no fixed step.
+
+    Scales of few bits are multiplied with a scale of their own, ``outer``.
 
     ``block`` is the number of input channels that share a scale; ``None`` means one scale per output
     channel.  ``bits`` counts the scales and zero points.
@@ -50,6 +70,27 @@ class StoredMatrix:
     scheme: str
     bits: float
     zero_points: StoredTensor | None = None
+    outer: StoredTensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """All that is stored."""
+        return sum(stored.payload.nbytes for stored in (self.values, self.scales, self.zero_points, self.outer) if stored)
+
+    def restore(self) -> Float32:
+        """``[in, out]``, what is left of the matrix (ONNX DequantizeLinear-21); its bytes are computed for it."""
+        values = self.values.values()
+        if self.scales is None:
+            return values
+        scales = self.scales.values() * (self.outer.values() if self.outer else F32.type(1))
+        if self.block is None:
+            values *= scales
+            return values
+        blocks = values.reshape(len(scales), self.block, -1)
+        if self.zero_points:
+            blocks -= self.zero_points.values()[:, None]
+        blocks *= scales[:, None]
+        return values
 
 
 def store_float(source: TensorSource, name: str, kind: str) -> StoredMatrix:

@@ -47,6 +47,11 @@ def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Sess
     return OrtSession(folder, config, threads=options.threads, context=options.context, device=options.device)
 
 
+def eight_bits(scheme: str) -> str:
+    """What stands in for a scheme where four bits are too few; the scheme itself if it has more."""
+    return "int8" if scheme.startswith("int4") else "fp8" if scheme == "nvfp4" else scheme
+
+
 def graphs(
     checkpoint: Checkpoint,
     options: ExportOptions,
@@ -63,8 +68,8 @@ def graphs(
     """
     require_onnx()
     activations = options.activations or (options.scheme if options.scheme in FLOATS else "f32")
-    # int4 costs a vision tower more than it saves: it is a tenth of the weights and sees every pixel.
-    vision = options.vision or ("int8" if options.scheme.startswith("int4") else options.scheme)
+    # Four bits cost a vision tower more than they save: it is a tenth of the weights and sees every pixel.
+    vision = options.vision or eight_bits(options.scheme)
     check("vision scheme for onnx", vision, schemes)
     mix = options.mix or {}
     for scheme in mix.values():

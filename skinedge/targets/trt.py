@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from skinedge.weights.checkpoint import Checkpoint
     from skinedge.weights.stream import Progress
 
-SCHEMES = ("f16", "bf16", "int8", "int4", "int4_b64", "int4_b128", "fp8")
+SCHEMES = ("f16", "bf16", "int8", "int4", "int4_b64", "int4_b128", "fp8", "nvfp4")
 QUANTIZED = tuple(scheme for scheme in SCHEMES if scheme not in FLOATS)
 DEFAULT_SCHEME = "int4"
 EXTRA = "trt"
@@ -45,7 +45,7 @@ MOST_PROMPT = 2048
 _USUAL_PROMPT, _USUAL_PATCHES = 512, 1024
 # Measured at the 7B's shapes (TensorRT-RTX 1.7.1): what the builder holds, as a multiple of a weight's stored
 # bytes, and a plan's bytes beyond its weights, per layer.
-_HELD = {"INT4": 2.4, "INT8": 1.2, "FLOAT8E4M3FN": 1.2}
+_HELD = {"INT4": 2.4, "INT8": 1.2, "FLOAT8E4M3FN": 1.2, "FLOAT4E2M1": 2.4}
 _OVERHEAD = 3 << 20
 _BASE_MEMORY = 900 << 20
 
@@ -158,12 +158,11 @@ def _graphs(checkpoint: Checkpoint, options: ExportOptions) -> ModelGraphs:
     if not 1 <= options.context <= longest:
         raise UsageError(f"a context of {options.context} positions: this model holds 1 to {longest}.", hint="Change --context.")
     activations = options.activations or ("bf16" if options.scheme == "bf16" else "f16")
-    # The builder unpacks int4: for a 7B's head alone it then holds 1.4 GB, for an int8 one 0.7 GB.
-    head = "int8" if options.scheme.startswith("int4") else options.scheme
+    # The builder unpacks four bits: for a 7B's head alone it then holds 1.4 GB, for an int8 one 0.7 GB.
     return onnx.graphs(
         checkpoint,
         replace(options, activations=activations),
-        head_scheme=head,
+        head_scheme=onnx.eight_bits(options.scheme),
         cache_length=options.context,
         schemes=SCHEMES,
     )
