@@ -9,21 +9,25 @@ from typing import TYPE_CHECKING
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import load_target
 from skinedge.calibration.budget import BudgetPlan, Choice, Group, choose, scaled
-from skinedge.calibration.candidates import Candidates, GgufCandidates, matrices, output_error
-from skinedge.calibration.samples import Conversation, SampleMaker
+from skinedge.calibration.candidates import Candidates, GgufCandidates, OnnxCandidates, output_error
+from skinedge.calibration.samples import Sample, SampleMaker
 from skinedge.calibration.statistics import Calibration
 from skinedge.console import counted
 from skinedge.errors import UsageError
+from skinedge.model.config import read_config
+from skinedge.records import Conversation
 from skinedge.registry import check
 from skinedge.runtime.prompt import Message
 from skinedge.targets._contract import ExportOptions
 from skinedge.weights.checkpoint import open_checkpoint
+from skinedge.weights.source import Float32
 from skinedge.weights.stream import Progress
 
 if TYPE_CHECKING:
     from skinedge.calibration.damage import Asked
 
 ANSWER = "<answer>"
+TRT_SCHEMES = ("int4_b128", "int4_b64", "int4", "int8")
 
 
 def candidates(target: str, calibration: Calibration, schemes: Sequence[str] | None = None) -> Candidates:
@@ -32,12 +36,18 @@ def candidates(target: str, calibration: Calibration, schemes: Sequence[str] | N
     Raises:
         UsageError: the target mixes no schemes, or has no such one.
     """
-    if target != "gguf":
-        raise UsageError(f"{target} takes one scheme for all matrices.", hint="A budget is for --target gguf.")
-    found = GgufCandidates(calibration)
+    offers: dict[str, Candidates] = {
+        "gguf": GgufCandidates(calibration),
+        "onnx": OnnxCandidates(calibration),
+        # TensorRT's head is in eight bits, its activations in sixteen, and it has no four-bit zero points.
+        "trt": OnnxCandidates(calibration, TRT_SCHEMES, activations="f16", head=False),
+    }
+    if target not in offers:
+        raise UsageError(f"{target} takes one scheme for all matrices.", hint=f"A budget is for {', '.join(offers)}.")
+    found = offers[target]
     for scheme in schemes or ():
         check(f"scheme of {target} for single matrices", scheme, found.schemes)
-    return replace(found, schemes=tuple(s for s in found.schemes if s in schemes)) if schemes else found
+    return found.only(tuple(s for s in found.schemes if s in schemes)) if schemes else found
 
 
 def plan_to_budget(
@@ -69,57 +79,68 @@ def plan_to_budget(
 
     assert options.calibration is not None
     checkpoint = open_checkpoint(source.path, source.adapters)
-    groups, shapes = offered.groups(checkpoint.config), matrices(checkpoint.config)
+    weights, groups = checkpoint.weights, offered.groups(checkpoint.config)
     sizes = {
-        name: {s: sum(offered.nbytes(shapes[m], s) for m in members) for s in offered.schemes} for name, members in groups.items()
+        name: {s: sum(offered.nbytes(weights, m, s) for m in members) for s in offered.schemes}
+        for name, members in groups.items()
     }
     smallest = {name: min(offered.schemes, key=lambda s: sizes[name][s]) for name in groups}
     base = {member: smallest[name] for name, members in groups.items() for member in members}
     fixed = load_target(target).plan(checkpoint, replace(options, mix=base)).nbytes
     fixed -= sum(sizes[name][smallest[name]] for name in groups)
+    importances = {member: _importances(options.calibration, member) for member in base}
     asked = asked_of(source, conversations, quiet)
     probe = offered.schemes[0]
-    found = measure(checkpoint, asked, groups, lambda name: offered.restore(checkpoint.weights, name, probe), progress)
+    errors: dict[tuple[str, str], float] = {}
+
+    def restore(member: str, scheme: str = probe) -> Float32:
+        """What is left of a matrix; how much that changes the outputs of its layer is noted."""
+        restored = offered.restore(weights, member, scheme)
+        errors[member, scheme] = output_error(weights, member, restored, importances[member])
+        return restored
+
+    found = measure(checkpoint, asked, groups, restore, progress)
     choices = []
     for name, members in counted("comparing schemes", list(groups.items()), quiet):
-        errors = dict.fromkeys(offered.schemes, 0.0)
-        for scheme in offered.schemes:
+        for scheme in offered.schemes[1:]:
             for member in members:
-                inputs = options.calibration.inputs(member)
-                if inputs is None:
-                    raise UsageError(f"the calibration has not seen '{member}'.", hint="Calibrate this model.")
-                restored = offered.restore(checkpoint.weights, member, scheme)
-                errors[scheme] += output_error(checkpoint.weights, member, restored, inputs.mean_square)
+                restore(member, scheme)
         measured = Choice(probe, sizes[name][probe], found[name].kl)
-        choices.append(Group(name, members, scaled(measured, errors, sizes[name])))
+        sums = {s: sum(errors[m, s] for m in members) for s in offered.schemes}
+        choices.append(Group(name, members, scaled(measured, sums, sizes[name])))
     entries = choose(choices, budget - fixed)
     return BudgetPlan(target, options.scheme, budget, fixed, source.digest, options.calibration.record.data, entries)
+
+
+def _importances(calibration: Calibration, name: str) -> Float32:
+    inputs = calibration.inputs(name)
+    if inputs is None:
+        raise UsageError(f"the calibration has not seen '{name}'.", hint="Calibrate this model.")
+    return inputs.mean_square
 
 
 def asked_of(source: AdapterCheckpoint, conversations: Sequence[Conversation], quiet: bool) -> list[Asked]:
     """Each narrative as the model reads it, and where in it the answer stands."""
     from skinedge.calibration.damage import Asked
 
-    checkpoint = open_checkpoint(source.path, source.adapters)
-    make = SampleMaker(source.path, checkpoint.config)
+    make = SampleMaker(source.path, read_config(source.path))
     found = []
     for conversation in counted("reading narratives", conversations, quiet):
         whole = make(conversation)
-        before = replace(conversation, messages=conversation.messages[:-1])
-        first = len(make(before, answer=False).token_ids) - 1
-        found.append(Asked(whole, first, _answer_tokens(make, conversation)))
+        *before, said = conversation.messages
+        asking = make.sample(before, whole.grids, whole.pixels, answer=False)
+        found.append(Asked(whole, len(asking.token_ids) - 1, _answer_tokens(make, whole, before, said)))
     return found
 
 
-def _answer_tokens(make: SampleMaker, conversation: Conversation) -> int:
+def _answer_tokens(make: SampleMaker, whole: Sample, earlier: Sequence[Message], said: Message) -> int:
     """How many tokens at the end belong to the answer, the tag that closes it and the end of the turn included."""
-    said = conversation.messages[-1]
     text = said.content if isinstance(said.content, str) else ""
     before, tag, after = text.rpartition(ANSWER)
-    if not tag:
+    if not (tag and after):
         return 0
-    shorter = replace(conversation, messages=(*conversation.messages[:-1], Message(said.role, before + tag)))
-    return max(0, len(make(conversation).token_ids) - len(make(shorter).token_ids)) if after else 0
+    shorter = make.sample((*earlier, Message(said.role, before + tag)), whole.grids, whole.pixels, answer=True)
+    return max(0, len(whole.token_ids) - len(shorter.token_ids))
 
 
 __all__ = ["BudgetPlan", "candidates", "plan_to_budget"]

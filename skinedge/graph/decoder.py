@@ -37,15 +37,20 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def stack_linears(config: TextConfig, weights: TensorSource) -> StackedSource:
-    """The language model's weights with q/k/v and gate/up stacked into one matrix each."""
+def stacked(config: TextConfig) -> dict[str, tuple[str, ...]]:
+    """The tensors that are one in the graph, q/k/v and gate/up of each layer, and what they consist of."""
     stacks: dict[str, tuple[str, ...]] = {}
     for i in range(config.num_layers):
         attention, mlp = f"model.layers.{i}.self_attn.", f"model.layers.{i}.mlp."
         for part in ("weight", "bias"):
             stacks[f"{attention}qkv_proj.{part}"] = tuple(f"{attention}{x}_proj.{part}" for x in "qkv")
         stacks[f"{mlp}gate_up_proj.weight"] = (f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight")
-    return StackedSource(weights, stacks)
+    return stacks
+
+
+def stack_linears(config: TextConfig, weights: TensorSource) -> StackedSource:
+    """The language model's weights with those stacked."""
+    return StackedSource(weights, stacked(config))
 
 
 def build_decoder(config: TextConfig, weights: GraphWeights, cache_length: int | None = None) -> Graph:

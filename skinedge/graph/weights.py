@@ -19,6 +19,28 @@ if TYPE_CHECKING:
     from skinedge.calibration.statistics import LinearInputs
 
 
+def store(
+    source: TensorSource, name: str, scheme: str, kind: str, inputs: LinearInputs | None = None, rounding: str | None = None
+) -> StoredMatrix:
+    """A linear layer's weight, transposed and in its scheme, rounded with what is known of its inputs.
+
+    Args:
+        source: has the weight ``[out, in]``.
+        name: its name there.
+        scheme: a file of ``skinedge/quantize``.
+        kind: float type of the activations.
+        inputs: what the layer was given on photographs.
+        rounding: how few-bit schemes round; ``None`` the best that ``inputs`` allows.
+
+    Raises:
+        UsageError: the rounding needs statistics that are not there.
+        CalibrationError: they are of another model.
+    """
+    known = choose(rounding, inputs, name, source.spec(name).cols) if scheme.startswith("int4") else NEAREST
+    stored: StoredMatrix = load("quantize", "scheme", scheme).store(source, name, kind, known)
+    return stored
+
+
 @dataclass
 class GraphWeights:
     """The weights of one graph as promises, and a record of the scheme each tensor got.
@@ -40,10 +62,8 @@ class GraphWeights:
 
     def matrix(self, name: str, scheme: str | None = None) -> StoredMatrix:
         """A linear layer's weight, transposed and in its scheme, or in the one given."""
-        spec, scheme = self.source.spec(name), scheme or self.scheme_of(name)
-        rounding = choose(self.rounding, self.inputs_of(name), name, spec.cols) if scheme.startswith("int4") else NEAREST
-        stored: StoredMatrix = load("quantize", "scheme", scheme).store(self.source, name, self.kind, rounding)
-        self.applied[name] = Applied(stored.scheme, stored.bits, spec.size)
+        stored = store(self.source, name, scheme or self.scheme_of(name), self.kind, self.inputs_of(name), self.rounding)
+        self.applied[name] = Applied(stored.scheme, stored.bits, self.source.spec(name).size)
         return stored
 
     def rows(self, name: str) -> StoredTensor:
