@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -294,11 +294,9 @@ def _recipe(target: str, options: ExportOptions) -> dict[str, str | None]:
 
 def _identity(source: AdapterCheckpoint, target: str, options: ExportOptions) -> str:
     """A digest of all that a file's bytes depend on: inputs, options, and the libraries that compute them."""
-    asked = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in ("workers", "calibration", "mix")}
-    calibration = asdict(options.calibration.record) if options.calibration else None
     versions = {d.name: d.version for d in importlib.metadata.distributions() if d.name in _COMPUTING}
-    inputs = {"source": source.digest, "mix": dict(options.mix or {}), "calibration": calibration}
-    return digest_of({"skinedge": __version__, "target": target, "asked": asked, "versions": versions, **inputs})
+    inputs = {**_recipe(target, options), "source": source.digest, "context": options.context}
+    return digest_of({"skinedge": __version__, "versions": versions, **inputs})
 
 
 def _prompt(checkpoint: Checkpoint) -> PromptRecord:

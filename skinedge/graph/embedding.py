@@ -40,8 +40,8 @@ def write_embedding(weights: TensorSource, folder: Path, progress: Progress, wor
         return lambda: weights.read(EMBEDDING, rows)
 
     payload = Payload(EMBEDDING, spec.nbytes, [part(rows) for rows in row_blocks(spec)])
-    progress.begin(FILE, len(header([spec])) + spec.nbytes)
     start = header([spec])
+    progress.begin(FILE, len(start) + spec.nbytes)
     with hashing_file(folder / FILE) as out:
         out.begin(start)
         write_payloads(out, [(len(start), payload)], progress, workers)
