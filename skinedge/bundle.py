@@ -7,7 +7,6 @@ that ``verify`` accepts.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import shutil
 from collections.abc import Iterator, Mapping
@@ -38,7 +37,7 @@ from skinedge.runtime.prompt import DEFAULT_QUESTION, PromptBuilder, ask
 from skinedge.runtime.session import Grid
 from skinedge.staging import left_behind, staged
 from skinedge.targets._contract import ExportOptions, ExportPlan, Target, Written
-from skinedge.weights.checkpoint import Checkpoint, digest_of, open_checkpoint
+from skinedge.weights.checkpoint import Checkpoint, digest_of, file_digest, open_checkpoint
 from skinedge.weights.journal import JOURNAL_FILE
 from skinedge.weights.proof import prove_side_branch, prove_unread
 from skinedge.weights.stream import Progress, Quiet
@@ -225,8 +224,7 @@ def _check_size(folder: Path, record: FileRecord) -> Path:
 
 
 def _verify_file(folder: Path, record: FileRecord) -> None:
-    with _check_size(folder, record).open("rb") as f:
-        found = hashlib.file_digest(f, "sha256").hexdigest()
+    found = file_digest(_check_size(folder, record))
     if found != record.sha256:
         raise BundleError(
             f"{folder}: '{record.path}' was changed: its sha256 is {found[:12]} and the manifest says {record.sha256[:12]}.",
@@ -350,12 +348,7 @@ def file_records(folder: Path, known: Mapping[str, str]) -> Iterator[FileRecord]
     """A record of every file in ``folder``; those whose sha256 is ``known`` are not read."""
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != JOURNAL_FILE):
         name = path.relative_to(folder).as_posix()
-        if name in known:
-            sha = known[name]
-        else:
-            with path.open("rb") as f:
-                sha = hashlib.file_digest(f, "sha256").hexdigest()
-        yield FileRecord(path=name, nbytes=path.stat().st_size, sha256=sha)
+        yield FileRecord(path=name, nbytes=path.stat().st_size, sha256=known.get(name) or file_digest(path))
 
 
 def known_targets() -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from skinedge.model.names import EMBEDDING, HEAD, expected_shapes
 from skinedge.quantize import _ggml
 from skinedge.quantize._llama_mix import fitting
 from skinedge.quantize._storage import StoredMatrix
-from skinedge.weights.cast import cast
-from skinedge.weights.source import F16, F32, Float32, TensorSource, row_blocks
+from skinedge.weights.cast import through_f16
+from skinedge.weights.source import F32, Float32, TensorSource, row_blocks
 
 
 class Candidates(Protocol):
@@ -74,7 +74,7 @@ class GgufCandidates:
         kind, inputs = fitting(_ggml.TYPES[scheme], spec.cols), self.calibration.inputs(name) if self.calibration else None
         out = np.empty((spec.rows, spec.cols), F32)
         for rows in row_blocks(spec):
-            block = cast(weights.read(name, rows), F16, name).astype(F32)
+            block = through_f16(weights.read(name, rows), name)
             out[rows] = _ggml.dequantize(kind, _ggml.quantize(kind, block, inputs.mean_square if inputs else None))
         return out
 

@@ -21,8 +21,8 @@ from skinedge.model.config import ModelConfig
 from skinedge.model.names import HEAD, expected_shapes
 from skinedge.quantize._ggml import TYPES, GgmlType, quantize
 from skinedge.quantize._llama_mix import Mix
-from skinedge.weights.cast import FLOATS, cast
-from skinedge.weights.source import F16, F32, Array, Float32, TensorSource, TensorSpec, row_blocks
+from skinedge.weights.cast import FLOATS, cast, through_f16
+from skinedge.weights.source import F32, Array, Float32, TensorSource, TensorSpec, row_blocks
 from skinedge.weights.stream import Part, Payload
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Stored:
             block = block.reshape(len(block), channels, -1, height, width)[:, :, self.frame]
         if not self.kind.quantized:
             return cast(block, FLOATS[self.kind.name], self.source)
-        return quantize(self.kind, (cast(block, F16, self.source) if self.half else block).astype(F32), importance)
+        return quantize(self.kind, through_f16(block, self.source) if self.half else block.astype(F32), importance)
 
 
 def text_tensors(

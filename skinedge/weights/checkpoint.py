@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from skinedge.errors import AdapterError, CheckpointError
 from skinedge.model.adapter import AdapterShape, infer_shape, released_name
 from skinedge.model.config import ModelConfig, read_config
 from skinedge.model.names import EMBEDDING, HEAD, canonical, expected_shapes
+from skinedge.weights.cast import all_finite
 from skinedge.weights.ledger import Ledger
 from skinedge.weights.lora import CONFIG_FILE as LORA_CONFIG
 from skinedge.weights.lora import WEIGHTS_FILE as LORA_WEIGHTS
@@ -122,8 +125,8 @@ class FiniteSource:
 
     def read(self, name: str, rows: slice = ALL, cols: slice = ALL) -> Array:
         block = self._base.read(name, rows, cols)
-        finite = np.isfinite(block)
-        if not finite.all():
+        if not all_finite(block):
+            finite = np.isfinite(block)
             row, col = np.argwhere(~finite)[0]
             row, col = row + (rows.start or 0), col + (cols.start or 0)
             raise CheckpointError(
@@ -143,11 +146,17 @@ def checkpoint_files(folder: Path, adapters: Sequence[Path] = ()) -> tuple[Path,
 
 def checkpoint_digest(folder: Path, adapters: Sequence[Path] = ()) -> str:
     """sha256 over the names and contents of everything an export reads."""
-    total = hashlib.sha256()
-    for path in checkpoint_files(folder, adapters):
-        with path.open("rb") as f:
-            total.update(f"{path.name}\0{hashlib.file_digest(f, 'sha256').hexdigest()}\n".encode())
+    total, files = hashlib.sha256(), checkpoint_files(folder, adapters)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path, digest in zip(files, pool.map(file_digest, files), strict=True):
+            total.update(f"{path.name}\0{digest}\n".encode())
     return total.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
