@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skinedge.errors import MissingDependencyError, QuantizeError, TargetError
+from skinedge.quantize import _fast_ggml
 from skinedge.weights.cast import FLOATS
 from skinedge.weights.source import F32, Array, Float32
 
@@ -147,10 +148,22 @@ def quantize(kind: GgmlType, rows: Float32, importance: Float32 | None = None) -
         TargetError: ggml is not of the version this is made for.
     """
     rows = np.ascontiguousarray(rows, F32)
-    count, cols = rows.shape
+    cols = rows.shape[1]
     if importance is not None and importance.shape != (cols,):
         raise ValueError(f"{importance.shape} importances of {cols} columns")  # ggml would read beyond their end
-    weights = None if importance is None else np.ascontiguousarray(importance, F32)
+    if kind.name == "q4_k" and importance is None:
+        packed = _fast_ggml.quantize(rows, _plain_q4_k)
+        if packed is not None:
+            return packed
+    return _by_ggml(kind, rows, None if importance is None else np.ascontiguousarray(importance, F32))
+
+
+def _plain_q4_k(rows: Float32) -> Bytes:
+    return _by_ggml(TYPES["q4_k"], rows, None)
+
+
+def _by_ggml(kind: GgmlType, rows: Float32, weights: Float32 | None) -> Bytes:
+    count, cols = rows.shape
     out = np.empty((count, kind.row_bytes(cols)), np.uint8)
     address = None if weights is None else weights.ctypes.data
     written = _quantize_chunk()(kind.code, rows.ctypes.data, out.ctypes.data, 0, count, cols, address)
