@@ -25,6 +25,7 @@ _LIBRARIES = {
     "write and run ONNX": (("onnxruntime", "onnxruntime-gpu"), "onnx"),
     "build graphs": (("onnx-ir",), "onnx"),
     "write and run GGUF": (("xllamacpp", "llama-cpp-python"), "gguf"),
+    "quantize Q4_K in compiled loops": (("numba",), "fast"),
     "build TensorRT-RTX plans": (("tensorrt-rtx-cu13-bindings", "tensorrt_rtx_cu13_bindings"), "trt"),
     "build TensorRT plans here": (("tensorrt",), "trt-device"),
     "compare with PyTorch": (("torch",), "train"),
