@@ -27,9 +27,8 @@ from pathlib import Path
 from benchmarks import real_weights
 from benchmarks.budget_plan import Judge, narratives
 from skinedge.artifacts import AdapterCheckpoint
-from skinedge.bundle import load_target
 from skinedge.calibration.candidates import Candidates, GgufCandidates, OnnxCandidates, matrices
-from skinedge.calibration.planning import asked_of, plan_to_budget
+from skinedge.calibration.planning import Sizes, asked_of, menu
 from skinedge.calibration.run import calibrate, prepare
 from skinedge.calibration.samples import read_conversations
 from skinedge.calibration.statistics import Calibration
@@ -72,18 +71,16 @@ def own_and_llama(checkpoint: Checkpoint, calibration: Calibration) -> Iterator[
 
 
 def planned(
-    checkpoint: Checkpoint, calibration: Calibration, source: AdapterCheckpoint, data: Path, limit: int, nbytes: int
-) -> Arm:
-    """Our ONNX schemes chosen matrix by matrix, together no larger than ``nbytes``."""
-    options = ExportOptions("int4", calibration=calibration)
-    offered = OnnxCandidates(calibration)
-    names = list(matrices(checkpoint.config))
-    whole = load_target("onnx").plan(checkpoint, options).nbytes
-    budget = whole - sum(offered.nbytes(checkpoint.weights, n, "int4") for n in names) + nbytes
+    checkpoint: Checkpoint, calibration: Calibration, source: AdapterCheckpoint, data: Path, limit: int, sizes: Mapping[str, int]
+) -> Iterator[Arm]:
+    """Our ONNX schemes chosen matrix by matrix, together no larger than each of ``sizes``; measured once for all."""
+    options, offered = ExportOptions("int4", calibration=calibration), OnnxCandidates(calibration)
+    fixed = Sizes.of(checkpoint, options, offered, "onnx").fixed
     conversations = read_conversations(data, limit=limit, text_only=True)
     with progress_bar(quiet=False) as progress:
-        plan = plan_to_budget(source, options, offered, conversations, budget, progress, target="onnx", quiet=False)
-    return uniform(f"onnx plan of {nbytes >> 20} MiB", offered, checkpoint, plan.mix)
+        found = menu(source, options, offered, conversations, progress, target="onnx", quiet=False)
+    for name, nbytes in sizes.items():
+        yield uniform(f"onnx plan as large as {name}", offered, checkpoint, found.plan(fixed + nbytes).mix)
 
 
 def genai(name: str, folder: Path, config: ModelConfig) -> Arm:
@@ -136,9 +133,9 @@ def main() -> None:
     for arm in arms:
         measure(arm)
     if args.plans:
-        for arm in arms:
-            if arm.name.startswith(("gguf q4_k_m with", "genai")):
-                measure(planned(checkpoint, calibration, source, seen, args.plans, arm.nbytes))
+        sizes = {a.name: a.nbytes for a in arms if a.name in ("onnx int4, gptq", "gguf q4_k_m with importances")}
+        for arm in planned(checkpoint, calibration, source, seen, args.plans, sizes):
+            measure(arm)
 
 
 if __name__ == "__main__":

@@ -50,11 +50,12 @@ def describe_calibration_plan(out: Path, records: int, plan: CalibrationPlan) ->
 def describe_budget_plan(plan: BudgetPlan) -> None:
     """The scheme of every matrix, and what it adds up to."""
     table(
-        ("matrices", "scheme", "bytes", "damage (KL, nats a token)"),
-        [(e.name, e.scheme, size(e.nbytes), f"{e.damage:.2e}") for e in plan.entries],
+        ("matrices", "scheme", "bytes", "damage (KL, nats a token)", "answers changed"),
+        [(e.name, e.scheme, size(e.nbytes), f"{e.damage:.2e}", f"{e.answer:.1%}") for e in plan.entries],
     )
     total = sum(e.damage for e in plan.entries)
     say(f"All weights: {size(plan.nbytes)} of {size(plan.budget)}; the damages add up to {total:.2e}.")
+    say("Answers changed: tokens of the answers that become others when this one alone is in its fewest bits.")
 
 
 def describe_reaches(reaches: Sequence[Reach], activations: str, margin: float, top: int) -> None:

@@ -65,7 +65,7 @@ def test_a_budget_that_is_no_size(text: str) -> None:
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
-    plan = BudgetPlan("gguf", "q4_k_m", 99, 10, "m", "d", (Entry("w", ("w",), "q6_k", 50, 0.25),))
+    plan = BudgetPlan("gguf", "q4_k_m", 99, 10, "m", "d", (Entry("w", ("w",), "q6_k", 50, 0.25, 0.5),))
     (tmp_path / "plan.json").write_text(plan.to_json())
     assert BudgetPlan.read(tmp_path / "plan.json") == plan
     assert plan.mix == {"w": "q6_k"}

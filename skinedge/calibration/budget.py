@@ -17,7 +17,7 @@ from pathlib import Path
 from skinedge.console import size
 from skinedge.errors import UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,28 @@ class Choice:
 
 @dataclass(frozen=True)
 class Group:
-    """Matrices that must share a scheme (those that are stacked into one), by canonical names."""
+    """Matrices that must share a scheme (those that are stacked into one), by canonical names.
+
+    ``answer`` is the share of the answers' tokens (of all, where none is marked) that became others in the scheme that was
+    measured.
+    """
 
     name: str
     members: tuple[str, ...]
     choices: tuple[Choice, ...]
+    answer: float = 0.0
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a plan."""
+    """A line of a plan; ``answer`` is that of its group."""
 
     name: str
     members: tuple[str, ...]
     scheme: str
     nbytes: int
     damage: float
+    answer: float
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,30 @@ class BudgetPlan:
             raise UsageError(f"{path} is not a plan of skinedge: {e}.", hint="Make one: skinedge quantize --help") from e
 
 
+@dataclass(frozen=True)
+class Menu:
+    """What every group of matrices takes and spoils in each scheme: plans to any budget follow without measuring again.
+
+    The fields are those of ``BudgetPlan``.
+    """
+
+    target: str
+    scheme: str
+    fixed: int
+    model: str
+    data: str
+    groups: tuple[Group, ...]
+
+    def plan(self, budget: int) -> BudgetPlan:
+        """The plan that does the least damage within ``budget`` bytes of weights.
+
+        Raises:
+            UsageError: the budget is too small.
+        """
+        entries = choose(self.groups, budget - self.fixed)
+        return BudgetPlan(self.target, self.scheme, budget, self.fixed, self.model, self.data, entries)
+
+
 def parse_size(text: str) -> int:
     """Bytes of a size as people write it.
 
@@ -139,12 +169,7 @@ def choose(groups: Sequence[Group], budget: int) -> tuple[Entry, ...]:
     """
     hulls = [_hull(group.choices) for group in groups]
     taken = [0] * len(groups)
-    left = budget - sum(hull[0].nbytes for hull in hulls)
-    if left < 0:
-        raise UsageError(
-            f"the smallest schemes of the matrices take {size(budget - left)} and the budget leaves {size(max(0, budget))}.",
-            hint=f"Raise --budget by {size(-left)} at least.",
-        )
+    left = left_of(budget, sum(hull[0].nbytes for hull in hulls))
     queue = [step for i, hull in enumerate(hulls) for step in _step(i, hull, 0)]
     heapq.heapify(queue)
     while queue:
@@ -157,7 +182,21 @@ def choose(groups: Sequence[Group], budget: int) -> tuple[Entry, ...]:
         for step in _step(i, hulls[i], to):
             heapq.heappush(queue, step)
     chosen = [hull[k] for hull, k in zip(hulls, taken, strict=True)]
-    return tuple(Entry(g.name, g.members, c.scheme, c.nbytes, c.damage) for g, c in zip(groups, chosen, strict=True))
+    return tuple(Entry(g.name, g.members, c.scheme, c.nbytes, c.damage, g.answer) for g, c in zip(groups, chosen, strict=True))
+
+
+def left_of(budget: int, smallest: int) -> int:
+    """The bytes of ``budget`` beyond what the matrices take at least.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if budget < smallest:
+        raise UsageError(
+            f"the smallest schemes of the matrices take {size(smallest)} and the budget leaves {size(max(0, budget))}.",
+            hint=f"Raise --budget by {size(smallest - budget)} at least.",
+        )
+    return budget - smallest
 
 
 def _step(group: int, hull: Sequence[Choice], at: int) -> Iterable[tuple[float, int, int]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import load_target
-from skinedge.calibration.budget import BudgetPlan, Choice, Group, choose, scaled
+from skinedge.calibration.budget import BudgetPlan, Choice, Group, Menu, left_of, scaled
 from skinedge.calibration.candidates import Candidates, GgufCandidates, OnnxCandidates, output_error
 from skinedge.calibration.samples import Sample, SampleMaker
 from skinedge.calibration.statistics import Calibration
@@ -19,7 +19,7 @@ from skinedge.records import Conversation
 from skinedge.registry import check
 from skinedge.runtime.prompt import Message
 from skinedge.targets._contract import ExportOptions
-from skinedge.weights.checkpoint import open_checkpoint
+from skinedge.weights.checkpoint import Checkpoint, open_checkpoint
 from skinedge.weights.source import Float32
 from skinedge.weights.stream import Progress
 
@@ -50,6 +50,37 @@ def candidates(target: str, calibration: Calibration, schemes: Sequence[str] | N
     return found.only(tuple(s for s in found.schemes if s in schemes)) if schemes else found
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What the groups of a checkpoint's matrices take in each scheme, and ``fixed``, what everything else takes."""
+
+    groups: Mapping[str, tuple[str, ...]]
+    nbytes: Mapping[str, Mapping[str, int]]
+    fixed: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, options: ExportOptions, offered: Candidates, target: str) -> Sizes:
+        """From the configuration alone; no weight is read."""
+        weights, groups = checkpoint.weights, offered.groups(checkpoint.config)
+        nbytes = {
+            name: {s: sum(offered.nbytes(weights, m, s) for m in members) for s in offered.schemes}
+            for name, members in groups.items()
+        }
+        mix = {m: min(nbytes[name], key=nbytes[name].__getitem__) for name, members in groups.items() for m in members}
+        whole = load_target(target).plan(checkpoint, replace(options, mix=mix)).nbytes
+        return cls(groups, nbytes, whole - sum(min(sizes.values()) for sizes in nbytes.values()))
+
+    @property
+    def smallest(self) -> int:
+        """All weights, every matrix in its smallest scheme."""
+        return self.fixed + sum(min(sizes.values()) for sizes in self.nbytes.values())
+
+    @property
+    def largest(self) -> int:
+        """All weights, every matrix in its largest scheme."""
+        return self.fixed + sum(max(sizes.values()) for sizes in self.nbytes.values())
+
+
 def plan_to_budget(
     source: AdapterCheckpoint,
     options: ExportOptions,
@@ -61,34 +92,46 @@ def plan_to_budget(
     target: str = "gguf",
     quiet: bool = True,
 ) -> BudgetPlan:
-    """Measure every group of matrices and choose.
-
-    Args:
-        source: the checkpoint and its adapters.
-        options: with the calibration; ``scheme`` is that of what the plan does not touch.
-        offered: the target's schemes.
-        conversations: narratives with photographs; the damage is measured on them.
-        budget: bytes of all files of weights.
-        progress: told of the weights that are read.
+    """Measure every group of matrices (``menu``) and choose; a budget that is too small is refused before that.
 
     Raises:
         UsageError: the budget is too small.
+        CalibrationError: a conversation cannot be used; it is named.
+    """
+    left_of(budget, Sizes.of(open_checkpoint(source.path, source.adapters), options, offered, target).smallest)
+    return menu(source, options, offered, conversations, progress, target=target, quiet=quiet).plan(budget)
+
+
+def menu(
+    source: AdapterCheckpoint,
+    options: ExportOptions,
+    offered: Candidates,
+    conversations: Sequence[Conversation],
+    progress: Progress,
+    *,
+    target: str = "gguf",
+    quiet: bool = True,
+) -> Menu:
+    """Measure every group of matrices in every scheme.
+
+    Args:
+        source: the checkpoint and its adapters.
+        options: with the calibration; ``scheme`` is that of what a plan does not touch.
+        offered: the target's schemes.
+        conversations: narratives with photographs; the damage is measured on them.
+        progress: told of the weights that are read.
+        target: whose candidates ``offered`` are.
+        quiet: no word of which step is running.
+
+    Raises:
         CalibrationError: a conversation cannot be used; it is named.
     """
     from skinedge.calibration.damage import measure
 
     assert options.calibration is not None
     checkpoint = open_checkpoint(source.path, source.adapters)
-    weights, groups = checkpoint.weights, offered.groups(checkpoint.config)
-    sizes = {
-        name: {s: sum(offered.nbytes(weights, m, s) for m in members) for s in offered.schemes}
-        for name, members in groups.items()
-    }
-    smallest = {name: min(offered.schemes, key=lambda s: sizes[name][s]) for name in groups}
-    base = {member: smallest[name] for name, members in groups.items() for member in members}
-    fixed = load_target(target).plan(checkpoint, replace(options, mix=base)).nbytes
-    fixed -= sum(sizes[name][smallest[name]] for name in groups)
-    importances = {member: _importances(options.calibration, member) for member in base}
+    weights, sizes = checkpoint.weights, Sizes.of(checkpoint, options, offered, target)
+    importances = {m: _importances(options.calibration, m) for members in sizes.groups.values() for m in members}
     asked = asked_of(source, conversations, quiet)
     probe = offered.schemes[0]
     errors: dict[tuple[str, str], float] = {}
@@ -99,17 +142,16 @@ def plan_to_budget(
         errors[member, scheme] = output_error(weights, member, restored, importances[member])
         return restored
 
-    found = measure(checkpoint, asked, groups, restore, progress)
-    choices = []
-    for name, members in counted("comparing schemes", list(groups.items()), quiet):
+    found = measure(checkpoint, asked, sizes.groups, restore, progress)
+    groups = []
+    for name, members in counted("comparing schemes", list(sizes.groups.items()), quiet):
         for scheme in offered.schemes[1:]:
             for member in members:
                 restore(member, scheme)
-        measured = Choice(probe, sizes[name][probe], found[name].kl)
+        measured = Choice(probe, sizes.nbytes[name][probe], found[name].kl)
         sums = {s: sum(errors[m, s] for m in members) for s in offered.schemes}
-        choices.append(Group(name, members, scaled(measured, sums, sizes[name])))
-    entries = choose(choices, budget - fixed)
-    return BudgetPlan(target, options.scheme, budget, fixed, source.digest, options.calibration.record.data, entries)
+        groups.append(Group(name, members, scaled(measured, sums, sizes.nbytes[name]), found[name].answer))
+    return Menu(target, options.scheme, sizes.fixed, source.digest, options.calibration.record.data, tuple(groups))
 
 
 def _importances(calibration: Calibration, name: str) -> Float32:
@@ -143,4 +185,4 @@ def _answer_tokens(make: SampleMaker, whole: Sample, earlier: Sequence[Message],
     return max(0, len(whole.token_ids) - len(shorter.token_ids))
 
 
-__all__ = ["BudgetPlan", "candidates", "plan_to_budget"]
+__all__ = ["BudgetPlan", "Menu", "Sizes", "candidates", "menu", "plan_to_budget"]
