@@ -112,14 +112,18 @@ def main() -> None:
     seen, held_out = narratives(args.work / "seen.jsonl", SEEN), narratives(args.work / "held-out.jsonl", HELD_OUT)
     source, checkpoint = AdapterCheckpoint.find(model, []), open_checkpoint(model)
     calibration = calibrated(source, seen, args.work / "calibration-moments")
-    judge = Judge(model, asked_of(source, read_conversations(held_out, text_only=True), quiet=False))
     names = list(matrices(checkpoint.config))
     size = sum(checkpoint.weights.spec(n).size for n in names)
     known = json.loads(args.json.read_text(encoding="utf-8"))["arms"] if args.add and args.json.is_file() else {}
-
-    def measure(arm: Arm) -> None:
+    arms = list(own_and_llama(checkpoint, calibration))
+    arms += [genai(name, Path(folder), checkpoint.config) for name, _, folder in (g.partition("=") for g in args.genai)]
+    if args.plans:
+        sizes = {a.name: a.nbytes for a in arms if a.name in ("onnx int4, gptq", "gguf q4_k_m with importances")}
+        arms += planned(checkpoint, calibration, source, seen, args.plans, sizes)
+    judge = Judge(model, asked_of(source, read_conversations(held_out, text_only=True), quiet=False))
+    for arm in arms:
         if arm.name in known:
-            return
+            continue
         start = time.perf_counter()
         found = judge.judge(arm.restore, names)
         known[arm.name] = {"bits": round(arm.nbytes * 8 / size, 3), **found, "seconds": round(time.perf_counter() - start, 1)}
@@ -127,15 +131,6 @@ def main() -> None:
         about = {"status": "measured", "machine": f"{platform.machine()}, {os.cpu_count()} cores", "weights": size}
         about |= {"calibration_tokens": calibration.record.tokens, "arms": known}
         args.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-
-    arms = list(own_and_llama(checkpoint, calibration))
-    arms += [genai(name, Path(folder), checkpoint.config) for name, _, folder in (g.partition("=") for g in args.genai)]
-    for arm in arms:
-        measure(arm)
-    if args.plans:
-        sizes = {a.name: a.nbytes for a in arms if a.name in ("onnx int4, gptq", "gguf q4_k_m with importances")}
-        for arm in planned(checkpoint, calibration, source, seen, args.plans, sizes):
-            measure(arm)
 
 
 if __name__ == "__main__":
