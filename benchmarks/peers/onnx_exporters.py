@@ -27,7 +27,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -53,7 +52,7 @@ class Exporter:
     name: str
     exports: str
     packages: tuple[str, ...]  # after torch==2.13.0
-    command: Callable[[Path, Path, Path, Path], list[str]]  # python, checkpoint, its language half, out
+    command: tuple[str, ...]  # with places for its environment, the checkpoint, its language half and what it makes
     libraries: tuple[str, ...]
 
     @property
@@ -63,42 +62,32 @@ class Exporter:
         return f"python -m venv build/peers/{self.name}; {pip} torch==2.13.0; {pip} {' '.join(self.packages)}"
 
 
-def genai(python: Path, model: Path, text: Path, out: Path) -> list[str]:
-    words = ["-i", str(text), "-o", str(out), "-p", "int4", "-e", "cpu", "-c", str(out.parent / "cache")]
-    return [str(python), "-m", "onnxruntime_genai.models.builder", *words]
-
-
-def mobius(python: Path, model: Path, text: Path, out: Path) -> list[str]:
-    return [str(python), "-m", "mobius", "build", "--model", str(model), str(out)]
-
-
-def optimum(python: Path, model: Path, text: Path, out: Path) -> list[str]:
-    words = ["--model", str(text), "--task", "text-generation-with-past", "--dtype", "fp32", str(out)]
-    return [str(python.with_name("optimum-cli")), "export", "onnx", *words]
-
-
-def ours(python: Path, model: Path, text: Path, out: Path) -> list[str]:
-    return export_command(model, [], "onnx:int4", out)
-
-
 EXPORTERS = (
-    Exporter("ours", "language and vision, int4", (), ours, ("onnx", "numpy")),
+    Exporter(
+        "ours", "language and vision, int4", (), tuple(export_command(Path("{model}"), [], "onnx:int4", Path("{out}"))),
+        ("onnx", "numpy"),
+    ),
     Exporter(
         "genai", "language alone, int4", ("onnxruntime-genai==0.18.0", "onnx==1.23.2", "onnx-ir==1.1.0", "transformers==5.23.0"),
-        genai, ("onnxruntime-genai", "onnx-ir", "transformers"),
+        ("{bin}/python", "-m", "onnxruntime_genai.models.builder", "-i", "{text}", "-o", "{out}", "-p", "int4", "-e", "cpu",
+         "-c", "{cache}"),
+        ("onnxruntime-genai", "onnx-ir", "transformers"),
     ),
     Exporter(
         "mobius", "embedding, language and vision, bfloat16", ("mobius-onnx==0.1.0", "transformers==5.23.0", "pillow"),
-        mobius, ("mobius-onnx", "onnxscript", "transformers"),
+        ("{bin}/python", "-m", "mobius", "build", "--model", "{model}", "{out}"),
+        ("mobius-onnx", "onnxscript", "transformers"),
     ),
     Exporter(
         "optimum", "language alone, float32", ("optimum-onnx==0.1.0", "onnxruntime", "onnx"),
-        optimum, ("optimum-onnx", "onnxruntime", "transformers"),
+        ("{bin}/optimum-cli", "export", "onnx", "--model", "{text}", "--task", "text-generation-with-past", "--dtype", "fp32",
+         "{out}"),
+        ("optimum-onnx", "onnxruntime", "transformers"),
     ),
 )  # fmt: skip
 
 
-def run(exporter: Exporter, python: Path, model: Path, text: Path, out: Path) -> tuple[Usage, int]:
+def run(exporter: Exporter, environment: Path, model: Path, text: Path, out: Path) -> tuple[Usage, int]:
     """One export in a process of its own, and the bytes of what it left.
 
     Raises:
@@ -107,9 +96,10 @@ def run(exporter: Exporter, python: Path, model: Path, text: Path, out: Path) ->
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     plain = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | quiet
     shutil.rmtree(out, ignore_errors=True)
-    environment = plain if exporter.packages else {**plain, "PYTHONPATH": str(ROOT)}
+    places = {"bin": environment / "bin", "model": model, "text": text, "out": out, "cache": out.parent / "cache"}
+    command = [*VICTIM, *(word.format(**places) for word in exporter.command)]
     try:
-        usage = measure([*VICTIM, *exporter.command(python, model, text, out)], environment)
+        usage = measure(command, plain if exporter.packages else {**plain, "PYTHONPATH": str(ROOT)})
         return usage, sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     finally:
         shutil.rmtree(out, ignore_errors=True)
@@ -121,13 +111,13 @@ def compare(exporters: list[Exporter], peers: Path, model: Path, text: Path, wor
     about: dict[str, dict[str, object]] = {e.name: {"exports": e.exports} for e in exporters}
     for number in range(rounds):
         for exporter in exporters if number % 2 == 0 else exporters[::-1]:
-            row, python = about[exporter.name], peers / exporter.name / "bin" / "python"
-            if exporter.packages and not python.is_file():
-                row["status"] = f"skipped: {python} is not there; type {exporter.install}"
+            row, environment = about[exporter.name], peers / exporter.name
+            if exporter.packages and not environment.is_dir():
+                row["status"] = f"skipped: {environment} is not there; type {exporter.install}"
             if "status" in row:
                 continue
             try:
-                usage, row["bytes"] = run(exporter, python, model, text, work / exporter.name)
+                usage, row["bytes"] = run(exporter, environment, model, text, work / exporter.name)
                 found[exporter.name].append(usage)
                 print(number, exporter.name, usage, flush=True)
             except SystemExit as failure:
