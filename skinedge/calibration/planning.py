@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from skinedge.artifacts import AdapterCheckpoint
@@ -12,7 +12,7 @@ from skinedge.calibration.budget import BudgetPlan, Choice, Group, choose, scale
 from skinedge.calibration.candidates import Candidates, GgufCandidates, OnnxCandidates, output_error
 from skinedge.calibration.samples import Sample, SampleMaker
 from skinedge.calibration.statistics import Calibration
-from skinedge.console import counted
+from skinedge.console import counted, size
 from skinedge.errors import UsageError
 from skinedge.model.config import read_config
 from skinedge.records import Conversation
@@ -50,6 +50,55 @@ def candidates(target: str, calibration: Calibration, schemes: Sequence[str] | N
     return found.only(tuple(s for s in found.schemes if s in schemes)) if schemes else found
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What there is to choose from, known before anything is measured.
+
+    Attributes:
+        groups: matrices that share a scheme, by canonical names.
+        sizes: bytes of each group in each scheme.
+        fixed: bytes of all that is not chosen.
+    """
+
+    groups: Mapping[str, tuple[str, ...]]
+    sizes: Mapping[str, Mapping[str, int]]
+    fixed: int
+
+    @property
+    def smallest(self) -> int:
+        """All files, every matrix in its smallest scheme."""
+        return self.fixed + sum(min(found.values()) for found in self.sizes.values())
+
+    @property
+    def largest(self) -> int:
+        """All files, every matrix in its largest scheme."""
+        return self.fixed + sum(max(found.values()) for found in self.sizes.values())
+
+
+def offer(source: AdapterCheckpoint, options: ExportOptions, offered: Candidates, budget: int, *, target: str) -> Offer:
+    """What ``budget`` can be spent on.
+
+    Raises:
+        UsageError: it is too small for anything.
+    """
+    checkpoint = open_checkpoint(source.path, source.adapters)
+    weights, groups = checkpoint.weights, offered.groups(checkpoint.config)
+    sizes = {
+        name: {s: sum(offered.nbytes(weights, m, s) for m in members) for s in offered.schemes}
+        for name, members in groups.items()
+    }
+    smallest = {name: min(offered.schemes, key=lambda s: sizes[name][s]) for name in groups}
+    base = {member: smallest[name] for name, members in groups.items() for member in members}
+    nbytes = load_target(target).plan(checkpoint, replace(options, mix=base)).nbytes
+    found = Offer(groups, sizes, nbytes - sum(sizes[name][smallest[name]] for name in groups))
+    if found.smallest > budget:
+        raise UsageError(
+            f"with every matrix in its smallest scheme the weights take {size(found.smallest)} and the budget is {size(budget)}.",
+            hint=f"Raise --budget by {size(found.smallest - budget)} at least.",
+        )
+    return found
+
+
 def plan_to_budget(
     source: AdapterCheckpoint,
     options: ExportOptions,
@@ -79,16 +128,9 @@ def plan_to_budget(
 
     assert options.calibration is not None
     checkpoint = open_checkpoint(source.path, source.adapters)
-    weights, groups = checkpoint.weights, offered.groups(checkpoint.config)
-    sizes = {
-        name: {s: sum(offered.nbytes(weights, m, s) for m in members) for s in offered.schemes}
-        for name, members in groups.items()
-    }
-    smallest = {name: min(offered.schemes, key=lambda s: sizes[name][s]) for name in groups}
-    base = {member: smallest[name] for name, members in groups.items() for member in members}
-    fixed = load_target(target).plan(checkpoint, replace(options, mix=base)).nbytes
-    fixed -= sum(sizes[name][smallest[name]] for name in groups)
-    importances = {member: _importances(options.calibration, member) for member in base}
+    weights, found = checkpoint.weights, offer(source, options, offered, budget, target=target)
+    groups, sizes = found.groups, found.sizes
+    importances = {m: _importances(options.calibration, m) for members in groups.values() for m in members}
     asked = asked_of(source, conversations, quiet)
     probe = offered.schemes[0]
     errors: dict[tuple[str, str], float] = {}
@@ -99,17 +141,17 @@ def plan_to_budget(
         errors[member, scheme] = output_error(weights, member, restored, importances[member])
         return restored
 
-    found = measure(checkpoint, asked, groups, restore, progress)
+    damage = measure(checkpoint, asked, groups, restore, progress)
     choices = []
     for name, members in counted("comparing schemes", list(groups.items()), quiet):
         for scheme in offered.schemes[1:]:
             for member in members:
                 restore(member, scheme)
-        measured = Choice(probe, sizes[name][probe], found[name].kl)
+        measured = Choice(probe, sizes[name][probe], damage[name].kl)
         sums = {s: sum(errors[m, s] for m in members) for s in offered.schemes}
         choices.append(Group(name, members, scaled(measured, sums, sizes[name])))
-    entries = choose(choices, budget - fixed)
-    return BudgetPlan(target, options.scheme, budget, fixed, source.digest, options.calibration.record.data, entries)
+    entries = choose(choices, budget - found.fixed)
+    return BudgetPlan(target, options.scheme, budget, found.fixed, source.digest, options.calibration.record.data, entries)
 
 
 def _importances(calibration: Calibration, name: str) -> Float32:
@@ -143,4 +185,4 @@ def _answer_tokens(make: SampleMaker, whole: Sample, earlier: Sequence[Message],
     return max(0, len(whole.token_ids) - len(shorter.token_ids))
 
 
-__all__ = ["BudgetPlan", "candidates", "plan_to_budget"]
+__all__ = ["BudgetPlan", "Offer", "candidates", "offer", "plan_to_budget"]
