@@ -118,33 +118,37 @@ class _Cache:
         self._g, self._presents = g, list[tuple[str, "ir.Value", str]]()
         self._shape: list[int | str] = [1, config.num_kv_heads, length or "L", config.head_dim]
         self.start = g.input("start", "INT64", [1])
-        self._mask: ir.Value | None = None
+        self._masks: dict[str, ir.Value] = {}
 
     def update(self, name: str, kind: str, new: ir.Value) -> ir.Value:
         """Write ``new`` ``[1, kv_heads, S, head_dim]``, of type ``kind``, at ``start`` and return the whole cache."""
         past = self._g.input(f"past.{name}", ONNX_TYPES[kind], self._shape)
-        if self._mask is None:
-            self._mask = self._causal(past, new)
+        if kind not in self._masks:
+            self._masks[kind] = self._causal(past, new, len(self._masks))
         present = self._g.op("TensorScatter", past, new, self.start, axis=2)
         self._presents.append((f"present.{name}", present, ONNX_TYPES[kind]))
         return present
 
-    @property
-    def mask(self) -> ir.Value:
-        """Boolean ``[1, 1, S, L]``: new token ``s`` sees cache positions up to ``start + s``."""
-        assert self._mask is not None, "update() comes first"
-        return self._mask
+    def mask(self, kind: str) -> ir.Value:
+        """Boolean ``[1, 1, S, L]``: new token ``s`` sees cache positions up to ``start + s``.
+
+        Attention in each type has its own, counted from another number so that TensorRT does not find them to be one:
+        TensorRT-RTX 1.7.1 cannot build f16 and bf16 over one mask ("more than one op named").
+        """
+        return self._masks[kind]
 
     def declare_outputs(self) -> None:
         for name, value, onnx_type in self._presents:
             self._g.output(value, name, onnx_type, self._shape)
 
-    def _causal(self, past: ir.Value, new: ir.Value) -> ir.Value:
+    def _causal(self, past: ir.Value, new: ir.Value, first: int) -> ir.Value:
+        """The mask, by numbers of positions that begin with ``first``."""
         g = self._g
 
         def count(x: ir.Value) -> ir.Value:
             length = g.op("Squeeze", g.op("Shape", x, start=2, end=3), g.constant([0]))
-            return g.op("Range", g.constant(0), length, g.constant(1))
+            end = g.op("Add", length, g.constant(first)) if first else length
+            return g.op("Range", g.constant(first), end, g.constant(1))
 
         rows = g.op("Unsqueeze", g.op("Add", count(new), self.start), g.constant([1]))
         seen = g.op("LessOrEqual", g.op("Unsqueeze", count(past), g.constant([0])), rows)
@@ -175,7 +179,7 @@ def _attention(
     k = g.convert(g.op("RotaryEmbedding", split(k, config.num_kv_heads), *turn), part, inside)
     v = g.convert(split(v, config.num_kv_heads), part, inside)
     keys, values = cache.update(f"{layer}.key", inside, k), cache.update(f"{layer}.value", inside, v)
-    out = g.convert(g.op("Attention", q, keys, values, cache.mask, scale=config.head_dim**-0.5), inside, part)
+    out = g.convert(g.op("Attention", q, keys, values, cache.mask(inside), scale=config.head_dim**-0.5), inside, part)
     out = g.reshape(g.transpose(out, 0, 2, 1, 3), 0, 0, q_size)
     return weights.linear(g, out, f"{module}.o_proj", bias=False)
 
