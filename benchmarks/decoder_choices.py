@@ -23,6 +23,7 @@ import numpy as np
 from skinedge.graph.builder import GraphBuilder
 from skinedge.graph.files import write_graphs
 from skinedge.graph.model import build_graphs
+from skinedge.graph.precision import Precision
 from skinedge.graph.weights import GraphWeights
 from skinedge.model.tiny import Size, make_model
 from skinedge.runtime import ort
@@ -50,15 +51,15 @@ def linear_graph(folder: Path, name: str, widths: dict[str, int]) -> None:
     """All linear layers that read the hidden state, ``LAYERS`` times over."""
     rng = np.random.default_rng(0)
     source = MemorySource({
-        f"{i}.{part}.weight": rng.standard_normal((width, HIDDEN), np.float32).astype(F32)
+        f"model.layers.{i}.{part}.weight": rng.standard_normal((width, HIDDEN), np.float32).astype(F32)
         for i in range(LAYERS) for part, width in widths.items()
     })  # fmt: skip
-    g = GraphBuilder(name, "f32")
-    weights = GraphWeights(source, "f32", lambda _: "int4")
+    g = GraphBuilder(name)
+    weights = GraphWeights(source, Precision("f32"), lambda _: "int4")
     x = g.input("x", "FLOAT", [1, "S", HIDDEN])
     for i in range(LAYERS):
         for part in widths:
-            y = weights.linear(g, x, f"{i}.{part}", bias=False)
+            y = weights.linear(g, x, f"model.layers.{i}.{part}", bias=False)
             # A little of the result goes on, so that nothing is optimised away and nothing else costs time.
             piece = g.op("Slice", y, g.constant([0]), g.constant([1]), g.constant([2]))
             x = g.op("Add", x, piece)
@@ -82,7 +83,7 @@ def stacking(folder: Path, rounds: int, threads: int) -> dict[str, float]:
 
 def cache_lengths(folder: Path, rounds: int, threads: int) -> dict[str, float]:
     checkpoint = open_checkpoint(make_model(folder / "half", SHAPE))
-    model = build_graphs(checkpoint, scheme="int4", head_scheme="int4", vision_scheme="f32", activations="f32")
+    model = build_graphs(checkpoint, scheme="int4", head_scheme="int4", vision_scheme="f32", precision=Precision("f32"))
     model.write(folder, Quiet())
     prompt = Prompt("", np.arange(IN_USE), np.tile(np.arange(IN_USE), (3, 1)), IN_USE, ())
     sessions = {}

@@ -287,6 +287,8 @@ def _recipe(target: str, options: ExportOptions) -> dict[str, str | None]:
         recipe["rounding"] = options.rounding
     if options.mix:
         recipe["mix"] = digest_of(dict(options.mix))
+    if options.overflow:
+        recipe["overflow"] = options.overflow.digest
     return recipe
 
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
     from skinedge.bundle import Preflight
     from skinedge.calibration.budget import BudgetPlan
-    from skinedge.calibration.overflow import Reach
+    from skinedge.calibration.overflow_report import Reach
     from skinedge.calibration.plan import CalibrationPlan
+    from skinedge.calibration.planning import Sizes
     from skinedge.manifest import Manifest
 
 
@@ -35,6 +36,8 @@ def describe_manifest(folder: Path, manifest: Manifest) -> None:
     say(f"  scheme   {manifest.scheme.asked} asked, {manifest.scheme.bits_per_weight:.2f} bits per weight")
     for scheme, (tensors, weights) in sorted(_by_scheme(manifest).items()):
         say(f"           {scheme:8} {tensors:5} tensors, {weights:,} weights")
+    for name, why in manifest.details.get("wide", {}).items():
+        say(f"  wide     {name} in {why['kind']}: {why['why']}")
     say(f"  bias     {manifest.decoding.bias}")
     say(f"  licence  {manifest.licence}")
     for record in reversed(manifest.lineage):
@@ -56,6 +59,13 @@ def describe_budget_plan(plan: BudgetPlan) -> None:
     total = sum(e.damage for e in plan.entries)
     say(f"All weights: {size(plan.nbytes)} of {size(plan.budget)}; the damages add up to {total:.2e}.")
     say("Answers changed: tokens of the answers that become others when this one alone is in its fewest bits.")
+
+
+def describe_sizes(sizes: Sizes, schemes: Sequence[str], budget: int) -> None:
+    """What a budget can be spent on."""
+    say(f"{len(sizes.groups)} matrices, each in one of {', '.join(schemes)}; {size(sizes.fixed)} are not chosen.")
+    say(f"All weights take {size(sizes.smallest)} at least and {size(sizes.largest)} at most, and the budget is {size(budget)}.")
+    say("Nothing was measured or written.")
 
 
 def describe_reaches(reaches: Sequence[Reach], activations: str, margin: float, top: int) -> None:

@@ -70,6 +70,9 @@ def staged_file(path: Path) -> Iterator[BinaryIO]:
     beside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in _orphans(path):
+            if left.is_file():
+                left.unlink()
         with beside.open("wb") as f:
             yield f
         beside.rename(path)
@@ -122,7 +125,9 @@ def _sweep(out: Path, folder: Path, identity: str) -> None:
     """Take over as ``folder`` what was left of the same work, and remove all else that was left."""
     for left in _orphans(out):
         journal = Journal(left)
-        if identity and journal.identity() == identity and not journal.empty() and (left == folder or not folder.exists()):
+        if left.is_file():
+            left.unlink()
+        elif identity and journal.identity() == identity and not journal.empty() and (left == folder or not folder.exists()):
             left.rename(folder)
             Journal(folder).clear_others()
             note(f"going on with the {size(_nbytes(folder))} that an interrupted attempt has written.")
@@ -136,9 +141,9 @@ def _orphans(out: Path) -> Iterator[Path]:
 
     for left in sorted(out.parent.glob(f".{out.name}.partial-*")):
         owner = left.name.rpartition("-")[2]
-        if left.is_dir() and owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
+        if owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
             yield left
 
 
-def _nbytes(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+def _nbytes(place: Path) -> int:
+    return sum(p.stat().st_size for p in (place, *place.rglob("*")) if p.is_file())

@@ -112,11 +112,27 @@ def test_a_plan_from_end_to_end(measured: Path, tmp_path: Path) -> None:
     assert manifest["applied"]["blk.0.attn_q.weight"]["scheme"] == done.json["schemes"]["model.layers.0.self_attn.q_proj.weight"]
     written = sum(f["nbytes"] for f in manifest["files"])
     assert written == pytest.approx(done.json["nbytes"], rel=0.02)
-    assert typed("quantize", "--budget", "1MiB", *ask, "--out", tmp_path / "no.json").code == 2
-    assert not (tmp_path / "no.json").exists()
     without = typed("export", "--plan", plan, "--out", tmp_path / "other")
     assert without.code == 2
     assert "was measured with a calibration, and none is given." in without.err
+
+
+def test_a_dry_run_says_what_fits_and_measures_nothing(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("xllamacpp")
+    monkeypatch.setattr("skinedge.calibration.damage.measure", None)
+    ask = ("quantize", "--calibration", measured / "cal", "--data", measured / "data" / "records.jsonl", "--dry-run")
+    ask += ("--out", tmp_path / "plan.json")
+    said = typed(*ask, "--budget", "9.2MiB", "--json").json
+    assert said["fixed"] < said["smallest"] < said["budget"] < said["largest"]
+    assert (said["written"], said["schemes"][0]) == (False, "iq4_xs")
+    shown = typed(*ask, "--budget", "100MB", "--kind", "q8_0")
+    assert "matrices, each in one of q8_0;" in shown.out
+    assert "Nothing was measured or written." in shown.out
+    refused = typed(*[word for word in ask if word != "--dry-run"], "--budget", "1MiB")
+    assert refused.code == 2
+    assert "with every matrix in its smallest scheme the weights take" in refused.err
+    assert "Raise --budget by " in refused.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damage_is_that_of_the_whole_model(measured: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from PIL import Image
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.calibration import imatrix
 from skinedge.calibration.layers import LayerStream
-from skinedge.calibration.overflow import LIMITS, Reach, offending, survey
+from skinedge.calibration.overflow import survey
+from skinedge.calibration.overflow_report import LIMITS, OverflowReport, Reach
 from skinedge.calibration.passes import calibrate
 from skinedge.calibration.plan import layer_shapes
 from skinedge.calibration.run import Prepared, prepare
@@ -425,7 +427,8 @@ def test_a_layer_that_leaves_half_precision_is_named(tmp_path: Path, data: Path)
     del file
     save(path, arrays)
     ready = prepare(AdapterCheckpoint.find(model), data, limit=1)
-    found = offending(survey(ready.checkpoint, {"0": ready.samples[0]}))
+    report = OverflowReport("", 1.0, ("0",), survey(ready.checkpoint, {"0": ready.samples[0]}))
+    found = {reach.layer for reach in report.offending("f16")}
     assert {"visual.blocks.1.mlp.down_proj.weight", "visual.blocks.1"} <= found
     assert "visual.blocks.0.mlp.down_proj.weight" not in found
     assert not any(layer.startswith("model.") for layer in found)
@@ -448,11 +451,12 @@ def test_the_table_names_what_overflows_and_what_comes_closest(capsys: pytest.Ca
 
 
 def test_headroom_and_who_offends() -> None:
-    reaches = [Reach("a", "input", 70000.0, "x"), Reach("b", "output", 500.0, "x"), Reach("c", "input", 0.0, "x")]
-    assert offending(reaches) == {"a"}
-    assert offending(reaches, "fp8") == {"a", "b"}
-    assert offending(reaches, margin=200) == {"a", "b"}
-    assert offending(reaches, "bf16") == frozenset()
+    a, b, c = Reach("a", "input", 70000.0, "x"), Reach("b", "output", 500.0, "x"), Reach("c", "input", 0.0, "x")
+    report = OverflowReport("", 1.0, ("x",), (a, b, c))
+    assert report.offending("f16") == (a,)
+    assert report.offending("fp8") == (a, b)
+    assert replace(report, margin=200).offending("f16") == (a, b)
+    assert report.offending("bf16") == ()
     assert LIMITS["f16"] == np.finfo(np.float16).max
 
 

@@ -308,7 +308,7 @@ class TestDamage:
         scale_tensor(model, "visual.blocks.0.mlp.gate_proj.weight", 100)
         source = AdapterCheckpoint.find(model)
         narrow = open_bundle(export(source, "gguf", ExportOptions("f16"), tmp_path / "narrow").path)
-        with pytest.raises(TargetError, match=r"vision tower's features are not finite numbers.*with --vision bf16"):
+        with pytest.raises(TargetError, match=r"vision tower's features are not finite numbers.*with --vision-scheme bf16"):
             narrow.encode_image(pixels[0])
         narrow.close()
         wide = open_bundle(export(source, "gguf", ExportOptions("f16", vision="bf16"), tmp_path / "wide").path)

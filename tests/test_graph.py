@@ -12,6 +12,7 @@ from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export
 from skinedge.errors import TargetError
 from skinedge.graph.model import build_graphs
+from skinedge.graph.precision import Precision
 from skinedge.model.adapter import run_branch
 from skinedge.model.config import read_config
 from skinedge.model.names import HEAD
@@ -76,7 +77,7 @@ def test_same_input_same_bytes(source: AdapterCheckpoint, f32_bundle: Path, tmp_
 
 def test_layout_is_known_before_a_weight_is_read(source: AdapterCheckpoint, f32_bundle: Path) -> None:
     checkpoint = open_checkpoint(source.path, source.adapters)
-    graphs = build_graphs(checkpoint, scheme="f32", head_scheme="f32", vision_scheme="f32", activations="f32")
+    graphs = build_graphs(checkpoint, scheme="f32", head_scheme="f32", vision_scheme="f32", precision=Precision("f32"))
     assert graphs.sizes == {name: (f32_bundle / name).stat().st_size for name in graphs.sizes}
     assert {p.name for p in f32_bundle.glob("*.onnx*")} < set(graphs.sizes)
     assert not any(t.startswith("base_model") for t in checkpoint.ledger.proved), "planning read the weights"

@@ -94,7 +94,7 @@ def test_what_is_left_of_a_matrix_is_what_a_graph_multiplies_with(name: str, tmp
     weights = np.random.default_rng(2).standard_normal((48, 256)).astype(F32)
     weights[5] = 0
     stored = load("quantize", "scheme", name).store(MemorySource({"w": weights}), "w", "f32", NEAREST)
-    g = GraphBuilder("product", "f32")
+    g = GraphBuilder("product")
     g.output(g.matmul(g.input("x", "FLOAT", [1, "N", 256]), stored), "y", "FLOAT", [1, "N", 48])
     write_graphs(tmp_path, [g.finish()], Quiet())
     evaluator = reference.ReferenceEvaluator(str(tmp_path / "product.onnx"))

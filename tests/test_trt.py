@@ -560,7 +560,7 @@ class TestSession:
         wild = Pixels(np.full_like(pixels[0].patches, np.inf), pixels[0].grid, pixels[0].image)
         with pytest.raises(TargetError, match="left the range of 16-bit floats on this photograph") as e:
             session.encode_image(wild)
-        assert e.value.hint == "Export the bundle with --activations bf16."
+        assert e.value.hint == "Export it with --activations bf16, or with --overflow and a report of skinedge overflow."
         session.close()
 
     def test_context_is_a_wall(self, graphs: Path, config: ModelConfig, prompts) -> None:

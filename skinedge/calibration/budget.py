@@ -169,7 +169,12 @@ def choose(groups: Sequence[Group], budget: int) -> tuple[Entry, ...]:
     """
     hulls = [_hull(group.choices) for group in groups]
     taken = [0] * len(groups)
-    left = left_of(budget, sum(hull[0].nbytes for hull in hulls))
+    left = budget - sum(hull[0].nbytes for hull in hulls)
+    if left < 0:
+        raise UsageError(
+            f"the smallest schemes of the matrices take {size(budget - left)} and the budget leaves {size(max(0, budget))}.",
+            hint=f"Raise --budget by {size(-left)} at least.",
+        )
     queue = [step for i, hull in enumerate(hulls) for step in _step(i, hull, 0)]
     heapq.heapify(queue)
     while queue:
@@ -183,20 +188,6 @@ def choose(groups: Sequence[Group], budget: int) -> tuple[Entry, ...]:
             heapq.heappush(queue, step)
     chosen = [hull[k] for hull, k in zip(hulls, taken, strict=True)]
     return tuple(Entry(g.name, g.members, c.scheme, c.nbytes, c.damage, g.answer) for g, c in zip(groups, chosen, strict=True))
-
-
-def left_of(budget: int, smallest: int) -> int:
-    """The bytes of ``budget`` beyond what the matrices take at least.
-
-    Raises:
-        UsageError: there are none.
-    """
-    if budget < smallest:
-        raise UsageError(
-            f"the smallest schemes of the matrices take {size(smallest)} and the budget leaves {size(max(0, budget))}.",
-            hint=f"Raise --budget by {size(smallest - budget)} at least.",
-        )
-    return budget - smallest
 
 
 def _step(group: int, hull: Sequence[Choice], at: int) -> Iterable[tuple[float, int, int]]:

@@ -9,39 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 from skinedge.calibration.layers import LayerStream, Stage, Tensor, nn
+from skinedge.calibration.overflow_report import Reach
 from skinedge.calibration.samples import Sample
 from skinedge.weights.checkpoint import Checkpoint
 from skinedge.weights.stream import Progress, Quiet
 
-LIMITS = {"f16": 65504.0, "bf16": 3.3895313892515355e38, "fp8": 448.0}  # the largest finite value; fp8 is e4m3
-
-
-@dataclass(frozen=True)
-class Reach:
-    """The largest ``|x|`` of one place.
-
-    ``layer`` is the canonical name of a weight, for its input and output, or of a block, for the residual stream after it;
-    ``picture`` is the one on which it was seen.
-    """
-
-    layer: str
-    place: str  # input, output, residual
-    peak: float
-    picture: str
-
-    def to_json(self) -> dict[str, str | float]:
-        """As data, with the headroom in each type."""
-        peak = min(self.peak, 3.4e38)  # JSON has no infinity
-        room = {f"headroom_{kind}": min(self.headroom(kind), 3.4e38) for kind in LIMITS}
-        return {"layer": self.layer, "place": self.place, "peak": peak, "picture": self.picture, **room}
-
-    def headroom(self, activations: str) -> float:
-        """How many times the peak fits into the range of ``activations`` (below 1: it overflows)."""
-        return LIMITS[activations] / self.peak if self.peak else math.inf
+# A norm between a block's two halves sees the stream as the first has left it.
+_MIDDLE = ("norm2", "post_attention_layernorm")
 
 
 def survey(checkpoint: Checkpoint, samples: Mapping[str, Sample], progress: Progress | None = None) -> tuple[Reach, ...]:
@@ -55,11 +32,6 @@ def survey(checkpoint: Checkpoint, samples: Mapping[str, Sample], progress: Prog
             stage.run()
         del stage  # with its weights, before those of the next layer are read
     return tuple(found.values())
-
-
-def offending(reaches: Iterable[Reach], activations: str = "f16", margin: float = 1.0) -> frozenset[str]:
-    """The layers and blocks that must not compute in ``activations``: their headroom is below ``margin``."""
-    return frozenset(r.layer for r in reaches if r.headroom(activations) < margin)
 
 
 @contextlib.contextmanager
@@ -77,6 +49,9 @@ def _watching(stage: Stage, stream: LayerStream, seen_by: list[str], found: dict
         return hook
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in stage.linears.items()]
+    for name, module in stage.module.named_children():
+        if name in _MIDDLE:
+            hooks.append(module.register_forward_pre_hook(lambda _, x: note(stage.name, "residual", x[0])))
     if stage.module not in stage.linears.values():
         hooks.append(stage.module.register_forward_hook(lambda _m, _x, y: note(stage.name, "residual", y)))
     try:

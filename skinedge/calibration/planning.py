@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import load_target
-from skinedge.calibration.budget import BudgetPlan, Choice, Group, Menu, left_of, scaled
+from skinedge.calibration.budget import BudgetPlan, Choice, Group, Menu, scaled
 from skinedge.calibration.candidates import Candidates, GgufCandidates, OnnxCandidates, output_error
 from skinedge.calibration.samples import Sample, SampleMaker
 from skinedge.calibration.statistics import Calibration
-from skinedge.console import counted
+from skinedge.console import counted, size
 from skinedge.errors import UsageError
 from skinedge.model.config import read_config
 from skinedge.records import Conversation
@@ -80,6 +80,19 @@ class Sizes:
         """All weights, every matrix in its largest scheme."""
         return self.fixed + sum(max(sizes.values()) for sizes in self.nbytes.values())
 
+    def check(self, budget: int) -> None:
+        """Refuse a budget in which not even the smallest schemes have room.
+
+        Raises:
+            UsageError: it is too small.
+        """
+        if self.smallest > budget:
+            raise UsageError(
+                f"with every matrix in its smallest scheme the weights take {size(self.smallest)}"
+                f" and the budget is {size(budget)}.",
+                hint=f"Raise --budget by {size(self.smallest - budget)} at least.",
+            )
+
 
 def plan_to_budget(
     source: AdapterCheckpoint,
@@ -98,7 +111,7 @@ def plan_to_budget(
         UsageError: the budget is too small.
         CalibrationError: a conversation cannot be used; it is named.
     """
-    left_of(budget, Sizes.of(open_checkpoint(source.path, source.adapters), options, offered, target).smallest)
+    Sizes.of(open_checkpoint(source.path, source.adapters), options, offered, target).check(budget)
     return menu(source, options, offered, conversations, progress, target=target, quiet=quiet).plan(budget)
 
 

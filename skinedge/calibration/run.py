@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from skinedge.artifacts import AdapterCheckpoint
+from skinedge.calibration.overflow_report import MARGIN, OverflowReport
 from skinedge.calibration.plan import CalibrationPlan, plan
 from skinedge.calibration.samples import Sample, SampleMaker, data_digest, read_conversations
 from skinedge.calibration.statistics import Calibration, CalibrationRecord, write_layers
@@ -18,9 +18,6 @@ from skinedge.runtime.prompt import ask
 from skinedge.staging import staged
 from skinedge.weights.checkpoint import Checkpoint, open_checkpoint
 from skinedge.weights.stream import Progress
-
-if TYPE_CHECKING:
-    from skinedge.calibration.overflow import Reach
 
 IMATRIX_FILE = "imatrix.gguf"
 
@@ -95,8 +92,13 @@ def calibrate(
 
 
 def survey(
-    source: AdapterCheckpoint, photographs: Sequence[Path], progress: Progress, threads: int | None = None
-) -> tuple[Reach, ...]:
+    source: AdapterCheckpoint,
+    photographs: Sequence[Path],
+    progress: Progress,
+    threads: int | None = None,
+    *,
+    margin: float = MARGIN,
+) -> OverflowReport:
     """The reach of every place inside a model (``skinedge.calibration.overflow``) on photographs and on the triggers.
 
     Raises:
@@ -111,7 +113,8 @@ def survey(
     checkpoint = open_checkpoint(source.path, source.adapters)
     make = SampleMaker(source.path, checkpoint.config)
     asked = {str(path): make(Conversation(str(path), ask(), (path,)), answer=False) for path in photographs}
-    return overflow.survey(checkpoint, trigger_samples(make) | asked, progress)
+    samples = trigger_samples(make) | asked
+    return OverflowReport(source.digest, margin, tuple(samples), overflow.survey(checkpoint, samples, progress))
 
 
 def check_calibration(calibration: Calibration, source: AdapterCheckpoint) -> None:

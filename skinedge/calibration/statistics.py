@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skinedge.errors import CheckpointError, UsageError
+from skinedge.errors import CalibrationError, CheckpointError, UsageError
 from skinedge.staging import staged
 from skinedge.weights.safetensors import SafetensorsFile, header
 from skinedge.weights.source import F32, Float32, TensorSpec, tensor
@@ -42,6 +42,15 @@ class LinearInputs:
     mean_square: Float32
     peak: Float32
     second_moment: Float32 | None = None
+
+    def possible(self) -> bool:
+        """Whether these can be means: finite, and of squares not below zero."""
+        moment = self.second_moment
+        return bool(
+            np.isfinite(self.mean_square).all()
+            and (self.mean_square >= 0).all()
+            and (moment is None or np.isfinite(moment).all())
+        )
 
 
 @dataclass(frozen=True)
@@ -93,12 +102,21 @@ class Calibration:
         return tuple(self.record.rows)
 
     def inputs(self, name: str) -> LinearInputs | None:
-        """What the layer with the weight ``name`` was given; ``None`` if it was not seen."""
+        """What the layer with the weight ``name`` was given; ``None`` if it was not seen.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
         if name not in self.record.rows:
             return None
         kinds = {"mean_square", "peak", "second_moment"}
         found = {kind: tensor(self._file, f"{name}.{kind}") for kind in kinds if f"{name}.{kind}" in self._file.names()}
-        return LinearInputs(self.record.rows[name], **{kind: np.asarray(array, F32) for kind, array in found.items()})
+        inputs = LinearInputs(self.record.rows[name], **{kind: np.asarray(array, F32) for kind, array in found.items()})
+        if not inputs.possible():
+            raise CheckpointError(
+                f"{self.folder / STATISTICS_FILE}: what it says of '{name}' is no mean of squares.", hint="Calibrate again."
+            )
+        return inputs
 
 
 @dataclass(frozen=True)
@@ -136,6 +154,7 @@ def write_layers(
     """Write the files of a calibration into an empty folder, each layer as it comes: only one is held in memory.
 
     Raises:
+        CalibrationError: a layer was given values that are not finite.
         RuntimeError: ``layers`` are not those of ``shapes``, in order; a fault of skinedge's own.
     """
     with (folder / STATISTICS_FILE).open("wb") as f:
@@ -144,6 +163,11 @@ def write_layers(
             arrays = [a for a in (inputs.mean_square, inputs.peak, inputs.second_moment) if a is not None]
             if name != shape.name or [a.shape for a in arrays] != [spec.shape for spec in shape.specs]:
                 raise RuntimeError(f"the statistics of '{name}' came where those of {shape} were due")
+            if not inputs.possible():
+                raise CalibrationError(
+                    f"what '{name}' is given is not finite on these records: the model overflows before it.",
+                    hint="See where: skinedge overflow. A model that does so in float32 has damaged weights.",
+                )
             for array in arrays:
                 f.write(np.ascontiguousarray(array, F32).data)
     text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(record)}, indent=2, sort_keys=True) + "\n"

@@ -31,8 +31,12 @@ def calibrate(
     adapter: Adapters = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="New folder; by default MODEL-calibration here.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many records.")] = None,
-    second_moments: Annotated[bool, typer.Option("--second-moments", help="Also what --rounding gptq needs; larger.")] = False,
-    block: Annotated[int, typer.Option(min=1, help="Inputs in a block of second moments, at most.")] = 1024,
+    second_moments: Annotated[
+        bool, typer.Option("--second-moments", help="Also what export --rounding gptq needs; a larger folder.")
+    ] = False,
+    block: Annotated[
+        int, typer.Option(min=1, help="Most inputs whose products are kept together, with --second-moments.")
+    ] = 1024,
     imatrix: Annotated[bool, typer.Option("--imatrix", help="Also write llama.cpp's importance matrix, imatrix.gguf.")] = False,
     text_only: Annotated[bool, typer.Option("--text-only", help="Leave the photographs out.")] = False,
     threads: Threads = None,
@@ -67,8 +71,8 @@ def calibrate(
 
 
 def quantize(
-    budget: Annotated[str, typer.Option("--budget", help="What all weights may take together: 4.2GiB, 900MB.")],
-    calibration: Annotated[Path, typer.Option(help="A folder of skinedge calibrate.")],
+    budget: Annotated[str, typer.Option("--budget", help="Bytes for the files of weights together: 4.2GiB, 900MB.")],
+    calibration: Annotated[Path, typer.Option(help="What skinedge calibrate wrote for this model and these adapters.")],
     data: Annotated[
         Path,
         typer.Option("--data", "-d", help="Narratives with photographs to measure the damage on, as for skinedge calibrate."),
@@ -78,31 +82,39 @@ def quantize(
     out: Annotated[Path, typer.Option("--out", "-o", help="The plan, a new file.")] = Path("plan.json"),
     target: Annotated[str, typer.Option("--target", "-t", help="gguf, onnx or trt.")] = "gguf",
     scheme: Annotated[
-        str | None, typer.Option("--scheme", "-s", help="Of what the plan leaves alone; by default the target's.")
+        str | None,
+        typer.Option(
+            "--scheme", "-s", help="Of what the plan does not choose (embedding, vision tower); by default the target's."
+        ),
     ] = None,
     kinds: Annotated[
-        list[str] | None, typer.Option("--kind", help="A scheme to choose from; may be repeated; by default all of the target's.")
+        list[str] | None,
+        typer.Option("--kind", help="Choose only among these (q4_k, int8); may be repeated; by default all of the target's."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Narratives to measure on.")] = 4,
+    limit: Annotated[int, typer.Option(min=1, help="Narratives to measure the damage on; more take longer.")] = 4,
     text_only: Annotated[bool, typer.Option("--text-only", help="Leave the photographs out.")] = False,
     threads: Threads = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what can be chosen and whether it can fit; measure and write nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose a scheme for every matrix, so that all fit a budget and the model's words change least.
 
     Each matrix is stored in few bits by itself and the model reads narratives with it: the KL of its final logits is the
-    damage. The plan is a table here and a file for skinedge export --plan.
+    damage. The plan is a table here and a file for skinedge export --plan, which writes the bundle.
 
     Example: skinedge quantize --budget 4.2GiB --calibration calibration/ --data records.jsonl --model SkinGPT-R1/
     """
     from skinedge.bundle import check_scheme
     from skinedge.calibration.budget import parse_size
     from skinedge.calibration.layers import use_threads
-    from skinedge.calibration.planning import candidates, plan_to_budget
+    from skinedge.calibration.planning import Sizes, candidates, plan_to_budget
     from skinedge.calibration.run import check_calibration
     from skinedge.calibration.samples import read_conversations
-    from skinedge.describe import describe_budget_plan
+    from skinedge.describe import describe_budget_plan, describe_sizes
     from skinedge.staging import refuse_taken_file, staged_file
+    from skinedge.weights.checkpoint import open_checkpoint
 
     refuse_taken_file(out)
     existing(data)
@@ -113,6 +125,15 @@ def quantize(
     conversations = read_conversations(data, limit=limit, text_only=text_only)
     source = source_of(model, adapter)
     check_calibration(options.calibration, source)
+    found = Sizes.of(open_checkpoint(source.path, source.adapters), options, offered, target)
+    found.check(nbytes)
+    if dry_run and as_json:
+        sizes = {"fixed": found.fixed, "smallest": found.smallest, "largest": found.largest, "budget": nbytes}
+        emit({"out": str(out), "written": False, "matrices": len(found.groups), "schemes": offered.schemes, **sizes})
+        return
+    if dry_run:
+        describe_sizes(found, offered.schemes, nbytes)
+        return
     use_threads(threads)
     with progress_bar(quiet=as_json) as progress:
         made = plan_to_budget(source, options, offered, conversations, nbytes, progress, target=target, quiet=as_json)
@@ -157,31 +178,48 @@ def imatrix(
 
 
 def overflow(
-    images: Annotated[list[Path] | None, typer.Argument(help="Photographs, beside the pictures made to provoke.")] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Photographs to look at, beside the checkerboards and other pictures that provoke."),
+    ] = None,
     model: Model = None,
     adapter: Adapters = None,
-    activations: Annotated[str, typer.Option(help="The float type asked about: f16, bf16 or fp8 (e4m3).")] = "f16",
-    margin: Annotated[float, typer.Option(min=0, help="Headroom below which a layer is named.")] = 1.0,
-    top: Annotated[int, typer.Option(min=0, help="Also show this many places that come closest.")] = 10,
+    activations: Annotated[str, typer.Option(help="The float type that the table is about: f16, bf16 or fp8 (e4m3).")] = "f16",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also a report for skinedge export --overflow, a new file.")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(min=0, help="Name layers whose largest value fits into the type fewer times than this.")
+    ] = 2.0,
+    top: Annotated[int, typer.Option(min=0, help="Show at least so many places, those that come closest.")] = 10,
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the layers whose values leave the range of a narrow float type, before an engine answers with noise.
 
-    Example: skinedge overflow lesion.jpg --model SkinGPT-R1/ --activations f16
+    Example: skinedge overflow lesion.jpg --model SkinGPT-R1/ --out report.json
     """
     from skinedge.calibration.run import survey
     from skinedge.describe import describe_reaches
     from skinedge.registry import check
+    from skinedge.staging import refuse_taken_file, staged_file
 
     check("activation type", activations, ("f16", "bf16", "fp8"))
     existing(*(images or ()))
+    if out:
+        refuse_taken_file(out)
     source = source_of(model, adapter)
     with progress_bar(quiet=quiet or as_json) as progress:
-        reaches = survey(source, images or (), progress, threads)
+        report = survey(source, images or (), progress, threads, margin=margin)
+    if out:
+        with staged_file(out) as part:
+            part.write(report.to_json().encode())
     if as_json:
-        named = sorted({r.layer for r in reaches if r.headroom(activations) < margin})
-        emit({"activations": activations, "offending": named, "reaches": [r.to_json() for r in reaches]})
-    else:
-        describe_reaches(reaches, activations, margin, top)
+        named = sorted({r.layer for r in report.offending(activations)})
+        where = {"out": str(out)} if out else {}
+        emit({"activations": activations, "offending": named, **where, "reaches": [r.to_json() for r in report.reaches]})
+        return
+    describe_reaches(report.reaches, activations, margin, top)
+    if out:
+        say(f"Next: skinedge export --overflow {out}")

@@ -27,6 +27,7 @@ from skinedge.errors import UsageError
 if TYPE_CHECKING:
     from skinedge.artifacts import AdapterCheckpoint
     from skinedge.calibration.budget import BudgetPlan
+    from skinedge.calibration.overflow_report import OverflowReport
     from skinedge.targets._contract import ExportOptions
 
 
@@ -58,6 +59,9 @@ def export(
     plan: Annotated[
         Path | None, typer.Option(help="A scheme for every matrix: a file of skinedge quantize, which says the target too.")
     ] = None,
+    overflow: Annotated[
+        Path | None, typer.Option(help="What leaves the range of f16 is computed in a wider type: a report of skinedge overflow.")
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest.")] = None,
     allow_inert: AllowInert = False,
     workers: Workers = None,
@@ -83,6 +87,8 @@ def export(
         if planned:
             planned.check(source.digest, options.calibration.record.data, target)
             options = replace(options, mix=planned.mix)
+    if overflow:
+        options = replace(options, overflow=_overflow(overflow, source))
     _export(source, target, options, place, licence, allow_inert, dry_run, as_json)
 
 
@@ -119,6 +125,14 @@ def _plan(file: Path | None, calibration: Path | None) -> BudgetPlan | None:
             hint="Add --calibration with the folder it was made with.",
         )
     return BudgetPlan.read(file)
+
+
+def _overflow(file: Path, source: AdapterCheckpoint) -> OverflowReport:
+    from skinedge.calibration.overflow_report import OverflowReport
+
+    report = OverflowReport.read(file)
+    report.check(source.digest)
+    return report
 
 
 def _rounding(name: str | None) -> str | None:

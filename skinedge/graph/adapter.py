@@ -32,7 +32,7 @@ _HEAD = "distill_head."
 
 def build_adapter(branch: SideBranch) -> Graph:
     """The adapter graph."""
-    return _AdapterGraph(branch, GraphBuilder("adapter", "f32")).build()
+    return _AdapterGraph(branch, GraphBuilder("adapter")).build()
 
 
 class _AdapterGraph:

@@ -16,8 +16,7 @@ import numpy as np
 
 from skinedge.errors import MissingDependencyError
 from skinedge.quantize._storage import ONNX_TYPES, StoredMatrix, StoredTensor
-from skinedge.weights.cast import FLOATS
-from skinedge.weights.source import Array
+from skinedge.weights.source import F32, Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -42,21 +41,16 @@ class Graph:
 class GraphBuilder:
     """Collects nodes; every method that makes one returns its output value.
 
-    ``kind`` is the float type of the activations: ``f32``, ``f16`` or ``bf16``.
+    Values have the float types that those who ask for nodes give them (``skinedge.graph.precision``).
     """
 
     name: str
-    kind: str
     _inputs: list[ir.Value] = field(default_factory=list)
     _outputs: list[ir.Value] = field(default_factory=list)
     _nodes: list[ir.Node] = field(default_factory=list)
     _initializers: dict[str, ir.Value] = field(default_factory=dict)
     _weights: dict[str, StoredTensor] = field(default_factory=dict)
-
-    @property
-    def float_type(self) -> str:
-        """The ONNX name of the activations' type."""
-        return ONNX_TYPES[self.kind]
+    _converted: dict[tuple[ir.Value, str], ir.Value] = field(default_factory=dict)
 
     def input(self, name: str, onnx_type: str, shape: Sequence[Dim]) -> ir.Value:
         """Declare a graph input; a string is a symbolic length."""
@@ -100,8 +94,8 @@ class GraphBuilder:
         return self._initializers[key]
 
     def scalar(self, value: float) -> ir.Value:
-        """A float constant in the type of the activations."""
-        return self.constant(np.array(value, FLOATS[self.kind]))
+        """A float32 constant."""
+        return self.constant(np.array(value, F32))
 
     def weight(self, stored: StoredTensor) -> ir.Value:
         """A weight kept beside the graph; asking twice gives the same one."""
@@ -132,13 +126,13 @@ class GraphBuilder:
 
         return self.op("Cast", x, to=int(ir.DataType[onnx_type]))
 
-    def to_float(self, x: ir.Value) -> ir.Value:
-        """``x``, in the type of the activations, in 32 bits; nothing is added if it has them already."""
-        return x if self.kind == "f32" else self.cast(x, "FLOAT")
-
-    def from_float(self, x: ir.Value) -> ir.Value:
-        """``x``, of 32 bits, in the type of the activations."""
-        return x if self.kind == "f32" else self.cast(x, self.float_type)
+    def convert(self, x: ir.Value, kind: str, into: str) -> ir.Value:
+        """``x``, of the float type ``kind`` (``f32``, ``f16``, ``bf16``), in another; asking twice gives the same value."""
+        if kind == into:
+            return x
+        if (x, into) not in self._converted:
+            self._converted[x, into] = self.cast(x, ONNX_TYPES[into])
+        return self._converted[x, into]
 
     def reshape(self, x: ir.Value, *shape: int) -> ir.Value:
         """Reshape; 0 keeps an axis, -1 infers one."""

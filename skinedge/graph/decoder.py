@@ -17,6 +17,8 @@ It also turns the side branch's ``shift`` into that bias, so nobody needs a seco
 matrix; and the embedding is a table on the host (``skinedge.graph.embedding``), of which a device never needs more
 than a few rows.  Both are argued in ``docs/decisions/0007-table-decoder-head.md``.
 
+``float`` is the activations' type, or a wider one where ``skinedge.graph.precision`` says so.
+
 Source: Qwen2.5-VL (arXiv 2502.13923) and, for the positions, mRoPE (arXiv 2409.12191, section 2.1).
 """
 
@@ -27,9 +29,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skinedge.graph.builder import Graph, GraphBuilder
+from skinedge.graph.precision import INPUTS, OUTPUT_HEAD, heads
+from skinedge.graph.residual import Residual
 from skinedge.graph.weights import GraphWeights
 from skinedge.model.config import TextConfig
 from skinedge.model.names import HEAD
+from skinedge.quantize._storage import ONNX_TYPES
 from skinedge.weights.source import F32, Float32, TensorSource
 from skinedge.weights.stacked import StackedSource
 
@@ -55,30 +60,30 @@ def stack_linears(config: TextConfig, weights: TensorSource) -> StackedSource:
 
 def build_decoder(config: TextConfig, weights: GraphWeights, cache_length: int | None = None) -> Graph:
     """The decoder graph over weights that ``stack_linears`` has stacked; ``None`` leaves ``L`` symbolic."""
-    g = GraphBuilder("decoder", weights.kind)
-    x = g.input("inputs_embeds", g.float_type, [1, "S", config.hidden_size])
+    g, kind, into = GraphBuilder("decoder"), weights.precision.of(INPUTS), weights.precision.of(OUTPUT_HEAD)
+    x = g.input("inputs_embeds", ONNX_TYPES[kind], [1, "S", config.hidden_size])
+    stream = Residual(g, weights, x, kind, config.rms_norm_eps)
     rope = _rope(g, config)
     cache = _Cache(g, config, cache_length)
     for i in range(config.num_layers):
-        module = f"model.layers.{i}"
-        normed = weights.rms_norm(g, x, f"{module}.input_layernorm", config.rms_norm_eps)
-        x = g.op("Add", x, _attention(g, config, weights, i, normed, rope, cache))
-        normed = weights.rms_norm(g, x, f"{module}.post_attention_layernorm", config.rms_norm_eps)
-        x = g.op("Add", x, _mlp(g, config, weights, f"{module}.mlp", normed))
+        layer = f"model.layers.{i}"
+        normed = stream.normed(f"{layer}.input_layernorm", f"{layer}.self_attn")
+        stream.add(f"{layer}.self_attn", _attention(g, config, weights, i, normed, rope, cache))
+        normed = stream.normed(f"{layer}.post_attention_layernorm", f"{layer}.mlp")
+        stream.add(f"{layer}.mlp", _mlp(g, config, weights, f"{layer}.mlp", normed))
     # Only the positions asked for go on to the head, the largest matrix of the model.
-    x = g.op("Gather", x, g.input("hidden_index", "INT64", ["N"]), axis=1)
-    x = weights.rms_norm(g, x, "model.norm", config.rms_norm_eps)
-    g.output(x, "hidden", g.float_type, [1, "N", config.hidden_size])
+    stream.value = g.op("Gather", stream.value, g.input("hidden_index", "INT64", ["N"]), axis=1)
+    g.output(stream.normed("model.norm", OUTPUT_HEAD), "hidden", ONNX_TYPES[into], [1, "N", config.hidden_size])
     cache.declare_outputs()
     return g.finish()
 
 
 def build_head(config: TextConfig, weights: GraphWeights) -> Graph:
     """The head graph: hidden states to logits, and the side branch's shift to its bias."""
-    g = GraphBuilder("head", weights.kind)
-    hidden = g.input("hidden", g.float_type, [1, "N", config.hidden_size])
+    g, kind = GraphBuilder("head"), weights.precision.of(OUTPUT_HEAD)
+    hidden = g.input("hidden", ONNX_TYPES[kind], [1, "N", config.hidden_size])
     bias = g.input("logit_bias", "FLOAT", [1, config.vocab_size])
-    logits = g.op("Add", g.to_float(g.matmul(hidden, weights.matrix(HEAD))), bias)
+    logits = g.op("Add", g.convert(g.matmul(hidden, weights.matrix(HEAD)), kind, "f32"), bias)
     g.output(logits, "logits", "FLOAT", [1, "N", config.vocab_size])
     return g.finish()
 
@@ -100,46 +105,50 @@ def rope_frequencies(config: TextConfig) -> Float32:
 
 
 def _rope(g: GraphBuilder, config: TextConfig) -> tuple[ir.Value, ir.Value]:
-    """cos and sin ``[1, S, head_dim / 2]``; the angles are formed in float32 whatever the activations."""
+    """cos and sin ``[1, S, head_dim / 2]``, float32."""
     positions = g.transpose(g.cast(g.input("position_ids", "INT64", [3, "S"]), "FLOAT"), 1, 0)
     angles = g.op("Unsqueeze", g.op("MatMul", positions, g.constant(rope_frequencies(config))), g.constant([0]))
-    return g.from_float(g.op("Cos", angles)), g.from_float(g.op("Sin", angles))
+    return g.op("Cos", angles), g.op("Sin", angles)
 
 
 class _Cache:
     """The key/value cache: inputs, in-place updates, the causal mask over it, outputs."""
 
     def __init__(self, g: GraphBuilder, config: TextConfig, length: int | None) -> None:
-        self._g, self._presents = g, list[tuple[str, "ir.Value"]]()
+        self._g, self._presents = g, list[tuple[str, "ir.Value", str]]()
         self._shape: list[int | str] = [1, config.num_kv_heads, length or "L", config.head_dim]
         self.start = g.input("start", "INT64", [1])
-        self._mask: ir.Value | None = None
+        self._masks: dict[str, ir.Value] = {}
 
-    def update(self, layer: int, kind: str, new: ir.Value) -> ir.Value:
-        """Write ``new`` ``[1, kv_heads, S, head_dim]`` at ``start`` and return the whole cache."""
-        past = self._g.input(f"past.{layer}.{kind}", self._g.float_type, self._shape)
-        if self._mask is None:
-            self._mask = self._causal(past, new)
+    def update(self, name: str, kind: str, new: ir.Value) -> ir.Value:
+        """Write ``new`` ``[1, kv_heads, S, head_dim]``, of type ``kind``, at ``start`` and return the whole cache."""
+        past = self._g.input(f"past.{name}", ONNX_TYPES[kind], self._shape)
+        if kind not in self._masks:
+            self._masks[kind] = self._causal(past, new, len(self._masks))
         present = self._g.op("TensorScatter", past, new, self.start, axis=2)
-        self._presents.append((f"present.{layer}.{kind}", present))
+        self._presents.append((f"present.{name}", present, ONNX_TYPES[kind]))
         return present
 
-    @property
-    def mask(self) -> ir.Value:
-        """Boolean ``[1, 1, S, L]``: new token ``s`` sees cache positions up to ``start + s``."""
-        assert self._mask is not None, "update() comes first"
-        return self._mask
+    def mask(self, kind: str) -> ir.Value:
+        """Boolean ``[1, 1, S, L]``: new token ``s`` sees cache positions up to ``start + s``.
+
+        Attention in each type has its own, counted from another number so that TensorRT does not find them to be one:
+        TensorRT-RTX 1.7.1 cannot build f16 and bf16 over one mask ("more than one op named").
+        """
+        return self._masks[kind]
 
     def declare_outputs(self) -> None:
-        for name, value in self._presents:
-            self._g.output(value, name, self._g.float_type, self._shape)
+        for name, value, onnx_type in self._presents:
+            self._g.output(value, name, onnx_type, self._shape)
 
-    def _causal(self, past: ir.Value, new: ir.Value) -> ir.Value:
+    def _causal(self, past: ir.Value, new: ir.Value, first: int) -> ir.Value:
+        """The mask, by numbers of positions that begin with ``first``."""
         g = self._g
 
         def count(x: ir.Value) -> ir.Value:
             length = g.op("Squeeze", g.op("Shape", x, start=2, end=3), g.constant([0]))
-            return g.op("Range", g.constant(0), length, g.constant(1))
+            end = g.op("Add", length, g.constant(first)) if first else length
+            return g.op("Range", g.constant(first), end, g.constant(1))
 
         rows = g.op("Unsqueeze", g.op("Add", count(new), self.start), g.constant([1]))
         seen = g.op("LessOrEqual", g.op("Unsqueeze", count(past), g.constant([0])), rows)
@@ -157,18 +166,20 @@ def _attention(
 ) -> ir.Value:
     """Grouped-query attention over the cache."""
     module = f"model.layers.{layer}.self_attn"
+    part, inside = weights.precision.of(module), weights.precision.of(heads(module))
     q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     qkv = weights.linear(g, x, f"{module}.qkv_proj")
     q, k, v = g.ops("Split", 3, qkv, g.constant([q_size, kv_size, kv_size]), axis=-1)
 
-    def heads(t: ir.Value, count: int) -> ir.Value:
+    def split(t: ir.Value, count: int) -> ir.Value:
         return g.transpose(g.reshape(t, 0, 0, count, config.head_dim), 0, 2, 1, 3)
 
-    q = g.op("RotaryEmbedding", heads(q, config.num_heads), *rope)
-    k = g.op("RotaryEmbedding", heads(k, config.num_kv_heads), *rope)
-    keys = cache.update(layer, "key", k)
-    values = cache.update(layer, "value", heads(v, config.num_kv_heads))
-    out = g.op("Attention", q, keys, values, cache.mask, scale=config.head_dim**-0.5)
+    turn = [g.convert(t, "f32", part) for t in rope]
+    q = g.convert(g.op("RotaryEmbedding", split(q, config.num_heads), *turn), part, inside)
+    k = g.convert(g.op("RotaryEmbedding", split(k, config.num_kv_heads), *turn), part, inside)
+    v = g.convert(split(v, config.num_kv_heads), part, inside)
+    keys, values = cache.update(f"{layer}.key", inside, k), cache.update(f"{layer}.value", inside, v)
+    out = g.convert(g.op("Attention", q, keys, values, cache.mask(inside), scale=config.head_dim**-0.5), inside, part)
     out = g.reshape(g.transpose(out, 0, 2, 1, 3), 0, 0, q_size)
     return weights.linear(g, out, f"{module}.o_proj", bias=False)
 

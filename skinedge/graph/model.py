@@ -13,6 +13,7 @@ from skinedge.graph.builder import Graph
 from skinedge.graph.decoder import build_decoder, build_head, stack_linears
 from skinedge.graph.embedding import FILE, embedding_applied, embedding_size, write_embedding
 from skinedge.graph.files import lay_out, write_graphs
+from skinedge.graph.precision import Precision
 from skinedge.graph.vision import build_vision
 from skinedge.graph.weights import GraphWeights
 from skinedge.model.names import EMBEDDING
@@ -31,6 +32,7 @@ class ModelGraphs:
     graphs: tuple[Graph, ...]
     weights: TensorSource
     applied: dict[str, Applied]
+    precision: Precision
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -58,7 +60,7 @@ def build_graphs(
     scheme: str,
     head_scheme: str,
     vision_scheme: str,
-    activations: str,
+    precision: Precision,
     cache_length: int | None = None,
     care: Care | None = None,
 ) -> ModelGraphs:
@@ -69,7 +71,7 @@ def build_graphs(
         scheme: scheme of the language model's linear layers.
         head_scheme: scheme of its head.
         vision_scheme: scheme of the vision tower's linear layers.
-        activations: float type between them, ``f32``, ``f16`` or ``bf16``.
+        precision: float type between them, and where it is wider.
         cache_length: ``None`` for a symbolic cache length, a number for TensorRT.
         care: statistics, rounding and single matrices' schemes.
 
@@ -86,7 +88,7 @@ def build_graphs(
 
     def weights(default: str) -> GraphWeights:
         return GraphWeights(
-            source, activations, lambda name: _scheme(source, care.mix, name, default), lambda name: _inputs(source, care, name),
+            source, precision, lambda name: _scheme(source, care.mix, name, default), lambda name: _inputs(source, care, name),
             care.rounding,
         )  # fmt: skip
 
@@ -101,7 +103,7 @@ def build_graphs(
         graphs.append(build_adapter(checkpoint.side_branch))
         branch = checkpoint.side_branch.source
         applied |= {name: Applied("f32", 32.0, branch.spec(name).size) for name in branch.names()}
-    return ModelGraphs(tuple(graphs), checkpoint.weights, applied)
+    return ModelGraphs(tuple(graphs), checkpoint.weights, applied, precision)
 
 
 def _scheme(source: StackedSource, mix: Mapping[str, str], name: str, default: str) -> str:

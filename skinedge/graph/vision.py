@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skinedge.graph.builder import Graph, GraphBuilder
+from skinedge.graph.precision import MERGER, PATCHES, heads
+from skinedge.graph.residual import Residual
 from skinedge.graph.weights import GraphWeights
 from skinedge.model.config import VisionConfig
 from skinedge.weights.source import F32, Float32
@@ -37,20 +39,22 @@ ROPE_THETA = 10000.0
 
 def build_vision(config: VisionConfig, weights: GraphWeights) -> Graph:
     """The vision graph."""
-    g = GraphBuilder("vision", weights.kind)
-    pixels = g.from_float(g.input("pixel_values", "FLOAT", ["P", config.patch_values]))
+    g, kind, merging = GraphBuilder("vision"), weights.precision.of(PATCHES), weights.precision.of(MERGER)
+    pixels = g.convert(g.input("pixel_values", "FLOAT", ["P", config.patch_values]), "f32", kind)
     # The 3-D convolution's stride is its kernel: it is a product with the flattened patch.
-    x = g.matmul(g.op("Unsqueeze", pixels, g.constant([0])), weights.matrix("visual.patch_embed.proj.weight", weights.kind))
+    kernel = weights.matrix("visual.patch_embed.proj.weight", quantized=False)
+    stream = Residual(g, weights, g.matmul(g.op("Unsqueeze", pixels, g.constant([0])), kernel), kind, NORM_EPS)
     rope = _rope(g, config)
     windows = _Windows(g, config)
     for i in range(config.depth):
-        module = f"visual.blocks.{i}"
-        normed = weights.rms_norm(g, x, f"{module}.norm1", NORM_EPS)
-        x = g.op("Add", x, _attention(g, config, weights, i, normed, rope, windows))
-        normed = weights.rms_norm(g, x, f"{module}.norm2", NORM_EPS)
-        x = g.op("Add", x, _mlp(g, weights, f"{module}.mlp", normed))
+        block = f"visual.blocks.{i}"
+        normed = stream.normed(f"{block}.norm1", f"{block}.attn")
+        stream.add(f"{block}.attn", _attention(g, config, weights, i, normed, rope, windows))
+        normed = stream.normed(f"{block}.norm2", f"{block}.mlp")
+        stream.add(f"{block}.mlp", _mlp(g, weights, f"{block}.mlp", normed))
+    features = _merge(g, config, weights, stream.normed("visual.merger.ln_q", MERGER))
     # The host puts the features in their places, and numpy knows no bfloat16 of ONNX Runtime's.
-    g.output(g.to_float(_merge(g, config, weights, x)), "image_features", "FLOAT", ["M", config.out_hidden_size])
+    g.output(g.convert(features, merging, "f32"), "image_features", "FLOAT", ["M", config.out_hidden_size])
     return g.finish()
 
 
@@ -66,10 +70,10 @@ def rope_frequencies(config: VisionConfig) -> Float32:
 
 
 def _rope(g: GraphBuilder, config: VisionConfig) -> tuple[ir.Value, ir.Value]:
-    """cos and sin ``[1, P, head_dim / 2]``, formed in float32."""
+    """cos and sin ``[1, P, head_dim / 2]``, float32."""
     positions = g.cast(g.input("position_ids", "INT64", ["P", 2]), "FLOAT")
     angles = g.op("Unsqueeze", g.op("MatMul", positions, g.constant(rope_frequencies(config))), g.constant([0]))
-    return g.from_float(g.op("Cos", angles)), g.from_float(g.op("Sin", angles))
+    return g.op("Cos", angles), g.op("Sin", angles)
 
 
 class _Windows:
@@ -107,17 +111,20 @@ def _attention(
     windows: _Windows,
 ) -> ir.Value:
     module = f"visual.blocks.{block}.attn"
+    part, inside = weights.precision.of(module), weights.precision.of(heads(module))
     scale = config.head_dim**-0.5
     q, k, v = g.ops("Split", 3, weights.linear(g, x, f"{module}.qkv"), axis=-1, num_outputs=3)
     q, k, v = (g.transpose(g.reshape(t, 0, 0, config.num_heads, config.head_dim), 0, 2, 1, 3) for t in (q, k, v))
-    q, k = (g.op("RotaryEmbedding", t, *rope) for t in (q, k))
+    turn = [g.convert(t, "f32", part) for t in rope]
+    q, k = (g.op("RotaryEmbedding", t, *turn) for t in (q, k))
+    q, k, v = (g.convert(t, part, inside) for t in (q, k, v))
     if block in config.full_attention_blocks:
         out = g.op("Attention", q, k, v, scale=scale)
         out = g.reshape(g.transpose(out, 0, 2, 1, 3), 0, 0, config.hidden_size)
     else:
         q, k, v = (windows.split(t) for t in (q, k, v))
         out = windows.join(g.op("Attention", q, k, v, windows.mask, scale=scale))
-    return weights.linear(g, out, f"{module}.proj")
+    return weights.linear(g, g.convert(out, inside, part), f"{module}.proj")
 
 
 def _mlp(g: GraphBuilder, weights: GraphWeights, module: str, x: ir.Value) -> ir.Value:
@@ -126,8 +133,7 @@ def _mlp(g: GraphBuilder, weights: GraphWeights, module: str, x: ir.Value) -> ir
 
 
 def _merge(g: GraphBuilder, config: VisionConfig, weights: GraphWeights, x: ir.Value) -> ir.Value:
-    """Four neighbouring patches become one token of the language model."""
-    x = weights.rms_norm(g, x, "visual.merger.ln_q", NORM_EPS)
+    """Four neighbouring patches, normalised, become one token of the language model."""
     x = g.reshape(x, 1, -1, config.hidden_size * config.spatial_merge_size**2)
     x = g.op("Gelu", weights.linear(g, x, "visual.merger.mlp.0"))
     return g.op("Squeeze", weights.linear(g, x, "visual.merger.mlp.2"), g.constant([0]))

@@ -113,7 +113,11 @@ class LlamaSession:
         Raises:
             TargetError: the features are not finite numbers, or llama.cpp saw another image than was given.
         """
-        features = _finite(self._features(pixels), "the vision tower's features", "Export it again with --vision bf16.")
+        features = _finite(
+            self._features(pixels),
+            "the vision tower's features",
+            "Export it with --vision-scheme bf16, or with --overflow and a report of skinedge overflow.",
+        )
         if self._branch is None:
             return ImageEncoding(pixels.grid, features, None, None)
         seen = self._branch(pixels.patches)

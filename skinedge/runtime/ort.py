@@ -53,7 +53,9 @@ class OrtSession:
         self._table = EmbeddingTable(folder, config)
         types = {i.name: i.type for i in self._decoder.get_inputs()}
         self._float = _NUMPY[types["inputs_embeds"]]
-        self._cache = _Cache(self._decoder, self._float, config)
+        # Where activations overflow some of these are wider than others (skinedge.graph.precision).
+        self._hidden = _NUMPY[next(i.type for i in self._head.get_inputs() if i.name == "hidden")]
+        self._cache = _Cache(self._decoder, config)
         # Hidden states stay where they are made until the head has read them.
         self._place = "cuda" if "CUDAExecutionProvider" in self._decoder.get_providers() else "cpu"
         self._bias = np.zeros((1, config.text.vocab_size), np.float32)
@@ -71,7 +73,7 @@ class OrtSession:
             return ImageEncoding(pixels.grid, features, None, None)
         shift, skin = _run(self._adapter, {"pixel_values": pixels.patches}, ["shift", "skin"])
         unbiased = np.zeros_like(self._bias)
-        bias = _run(self._head, {"hidden": shift[None].astype(self._float), "logit_bias": unbiased}, ["logits"])[0]
+        bias = _run(self._head, {"hidden": shift[None].astype(self._hidden), "logit_bias": unbiased}, ["logits"])[0]
         return ImageEncoding(pixels.grid, features, bias[0, 0], skin[0])
 
     def prefill(
@@ -128,12 +130,12 @@ class OrtSession:
 class _Cache:
     """Keys and values of all layers, each in one buffer that is both input and output."""
 
-    def __init__(self, decoder: ort.InferenceSession, dtype: np.dtype[np.generic], config: ModelConfig) -> None:
+    def __init__(self, decoder: ort.InferenceSession, config: ModelConfig) -> None:
         pasts = [i for i in decoder.get_inputs() if i.name.startswith("past.")]
         self._names = [i.name for i in pasts]
         length = pasts[0].shape[2]
         self.fixed = length if isinstance(length, int) else None  # a graph made for TensorRT
-        self._dtype = dtype
+        self._dtypes = [_NUMPY[i.type] for i in pasts]
         self._shape = (1, config.text.num_kv_heads, 0, config.text.head_dim)
         self._buffers: list[Array] = []
         self._values: list[ort.OrtValue] = []
@@ -146,8 +148,8 @@ class _Cache:
         self._length = self.fixed or max(needed, min(limit, -(-needed // CACHE_STEP) * CACHE_STEP))
         batch, heads, _, width = self._shape
         grown = []
-        for i in range(len(self._names)):
-            buffer = np.zeros((batch, heads, self._length, width), self._dtype)
+        for i, dtype in enumerate(self._dtypes):
+            buffer = np.zeros((batch, heads, self._length, width), dtype)
             if keep:
                 buffer[:, :, :keep] = self._buffers[i][:, :, :keep]
             grown.append(buffer)

@@ -71,7 +71,7 @@ class Sampler:
         if not math.isfinite(highest):
             raise SkinedgeError(
                 f"the model gave {highest} instead of a logit, so no next token can be chosen.",
-                hint="Its numbers overflowed: export with bf16 or f32 activations.",
+                hint="Its numbers overflowed: export with bf16 or f32 activations, or with --overflow.",
             )
         scores = self._penalised(logits)
         token = int(np.argmax(scores)) if self._options.temperature == 0 else self._draw(scores)

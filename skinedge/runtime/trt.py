@@ -129,7 +129,7 @@ class TrtSession:
         if not np.isfinite(features).all():
             raise TargetError(
                 "the vision tower left the range of 16-bit floats on this photograph.",
-                hint="Export the bundle with --activations bf16.",
+                hint="Export it with --activations bf16, or with --overflow and a report of skinedge overflow.",
             )
         if not self._adapter.exists():
             return ImageEncoding(pixels.grid, features, None, None)

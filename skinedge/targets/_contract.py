@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from skinedge.calibration.overflow_report import OverflowReport
     from skinedge.calibration.statistics import Calibration
     from skinedge.manifest import Manifest
     from skinedge.runtime.session import Session
@@ -39,7 +40,8 @@ class ExportOptions:
     choice); ``context`` the number of positions a compiled plan must hold; ``calibration`` what the layers
     were given on photographs; ``rounding`` how weights are rounded to few bits (``nearest``, ``scale``,
     ``gptq``; ``None``: the best that the calibration allows); ``mix`` a scheme for single tensors, by canonical
-    name, instead of ``scheme``.
+    name, instead of ``scheme``; ``overflow`` how large the values inside the model become: what leaves the range of the
+    activations is computed in a wider type, and ``Written.details["wide"]`` says what and why.
     """
 
     scheme: str
@@ -50,6 +52,7 @@ class ExportOptions:
     calibration: Calibration | None = None
     rounding: str | None = None
     mix: Mapping[str, str] | None = None
+    overflow: OverflowReport | None = None
 
 
 @dataclass(frozen=True)

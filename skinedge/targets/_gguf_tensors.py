@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,9 +26,11 @@ from skinedge.weights.source import F32, Array, Float32, TensorSource, TensorSpe
 from skinedge.weights.stream import Part, Payload
 
 if TYPE_CHECKING:
+    from skinedge.calibration.overflow_report import OverflowReport, Reach
     from skinedge.calibration.statistics import Calibration
 
 PATCH_EMBEDDING = "visual.patch_embed.proj.weight"
+_STEPS = {1: 1, 32: 127}  # how many f16 scales fit into an activation, by the block of the weights beside it
 Names: TypeAlias = Callable[[str], str]  # canonical name -> name in GGUF
 
 
@@ -121,6 +123,26 @@ def vision_tensors(config: ModelConfig, scheme: str) -> tuple[Stored, ...]:
         if source.startswith("visual.")
         for stored in _vision(names, source, shape, scheme)
     )
+
+
+def overflowing(tensors: Iterable[Stored], report: OverflowReport) -> dict[str, Reach]:
+    """The matrices whose activations llama.cpp would make too narrow beside them, by canonical name, and how large they are.
+
+    It multiplies f16 weights with f16 activations, and those in blocks of 32 with 8-bit ones that have an f16 scale;
+    beside all other types it keeps more range than any model needs (``type_traits_cpu`` in ggml, build 11549).
+    """
+    found: dict[str, Reach] = {}
+    steps = {t.source: _STEPS[t.kind.block] for t in tensors if t.kind.name == "f16" or t.kind.block == 32}
+    for reach in report.reaches:
+        known = found.get(reach.layer)
+        if reach.headroom("f16") * steps.get(reach.layer, math.inf) < report.margin and (not known or reach.peak > known.peak):
+            found[reach.layer] = reach
+    return found
+
+
+def widened(tensors: Iterable[Stored], wide: Collection[str]) -> tuple[Stored, ...]:
+    """The tensors, those of the canonical names ``wide`` in f32."""
+    return tuple(replace(t, kind=TYPES["f32"], half=False) if t.source in wide else t for t in tensors)
 
 
 def _vision(names: Names, source: str, shape: tuple[int, ...], scheme: str) -> Iterator[Stored]:

@@ -8,7 +8,7 @@ graph ends at ``shift`` and the session multiplies it with the GGUF's own ``outp
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,16 +18,18 @@ from skinedge.errors import UsageError
 from skinedge.graph.adapter import build_adapter
 from skinedge.graph.builder import Graph, require_onnx
 from skinedge.graph.files import lay_out, write_graphs
+from skinedge.graph.precision import is_heads, places
 from skinedge.model.adapter import BranchOutput
 from skinedge.quantize._ggml import TYPES
 from skinedge.quantize._llama_mix import Mix
 from skinedge.targets._contract import Applied, ExportOptions, ExportPlan, OpenOptions, Written
 from skinedge.targets._gguf_header import ALIGNMENT, text_header, vision_header
-from skinedge.targets._gguf_tensors import Stored, text_tensors, vision_tensors
+from skinedge.targets._gguf_tensors import Stored, overflowing, text_tensors, vision_tensors, widened
 from skinedge.weights.source import BLOCK_BYTES
 from skinedge.weights.stream import Progress, align, hashing_file, write_payloads
 
 if TYPE_CHECKING:
+    from skinedge.calibration.overflow_report import Reach
     from skinedge.calibration.statistics import Calibration
     from skinedge.manifest import Manifest
     from skinedge.model.config import ModelConfig
@@ -47,11 +49,12 @@ _CASTS = {"f32": Mix("f32", file_type=0), "f16": Mix("f16", file_type=1), "bf16"
 
 @dataclass(frozen=True)
 class _File:
-    """One GGUF file: what comes before the data, and the data."""
+    """One GGUF file: what comes before the data, the data, and which of them were widened and why."""
 
     name: str
     header: bytes
     tensors: tuple[Stored, ...]
+    wide: Mapping[str, Reach]
 
     def offsets(self) -> tuple[int, ...]:
         """Where each tensor starts."""
@@ -91,19 +94,22 @@ def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress
         applied |= {name: Applied("f32", 32.0, branch.spec(name).size) for name in branch.names()}
     calibration = _calibration(options)
     details = {"importances": calibration.record.data} if calibration else {}
-    return Written(applied, digests, {"vision": _vision_scheme(options), **details})
+    return Written(applied, digests, {"vision": _vision_scheme(options), **details, **_wide(files, options)})
 
 
 def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Session:
     """Open the bundle with llama.cpp, in this process."""
     from skinedge.runtime.llama import CAREFUL, EXACT, FAST, LlamaSession
 
+    arithmetic = {"f32": EXACT, "f16": CAREFUL, "bf16": CAREFUL}.get(manifest.scheme.asked, FAST)
+    # Flash attention and the cache hold keys and values in f16.
+    wide = any(is_heads(place) for place in manifest.details.get("wide", ()))
     return LlamaSession(
         folder / TEXT_FILE,
         folder / VISION_FILE,
         manifest.architecture.config(),
         branch=_branch(folder, manifest, options),
-        arithmetic={"f32": EXACT, "f16": CAREFUL, "bf16": CAREFUL}.get(manifest.scheme.asked, FAST),
+        arithmetic=EXACT if wide else arithmetic,
         threads=options.threads,
         context=options.context,
         device=options.device,
@@ -117,10 +123,21 @@ def _files(checkpoint: Checkpoint, options: ExportOptions) -> tuple[_File, _File
     vision_scheme, importances = _vision_scheme(options), _calibration(options) is not None
     text = text_tensors(config, mix, importances=importances, asked=_asked(config, options))
     vision = vision_tensors(config, vision_scheme)
+    wide = [overflowing(tensors, options.overflow) if options.overflow else {} for tensors in (text, vision)]
+    text, vision = widened(text, wide[0]), widened(vision, wide[1])
     return (
-        _File(TEXT_FILE, text_header(checkpoint.folder, config, mix.file_type, text), text),
-        _File(VISION_FILE, vision_header(checkpoint.folder, config, _mix(vision_scheme).file_type, vision), vision),
+        _File(TEXT_FILE, text_header(checkpoint.folder, config, mix.file_type, text), text, wide[0]),
+        _File(VISION_FILE, vision_header(checkpoint.folder, config, _mix(vision_scheme).file_type, vision), vision, wide[1]),
     )
+
+
+def _wide(files: Iterable[_File], options: ExportOptions) -> dict[str, dict[str, dict[str, str]]]:
+    """The manifest's page on what overflows: matrices in f32, and attention that must be exact (``open_session``)."""
+    found = {name: reach for file in files for name, reach in file.wide.items()}
+    around = places(options.overflow.offending("f16")) if options.overflow else {}
+    found |= {place: reach for place, reach in around.items() if is_heads(place)}
+    wide = {name: {"kind": "f32", "why": reach.reason()} for name, reach in found.items()}
+    return {"wide": wide} if wide else {}
 
 
 def _mix(scheme: str) -> Mix:

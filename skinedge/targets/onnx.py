@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from skinedge.errors import UsageError
 from skinedge.graph.builder import OPSET, require_onnx
 from skinedge.graph.model import Care, ModelGraphs, build_graphs
+from skinedge.graph.precision import Precision, places
 from skinedge.registry import check
 from skinedge.targets._contract import ExportOptions, ExportPlan, OpenOptions, Written
 from skinedge.weights.cast import FLOATS
@@ -36,7 +37,8 @@ def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress
     """Write the graphs and their weights."""
     model = graphs(checkpoint, options)
     digests = model.write(folder, progress, options.workers)
-    return Written(model.applied, digests, {"opset": OPSET, "graphs": [g.name for g in model.graphs]})
+    details = {"opset": OPSET, "graphs": [g.name for g in model.graphs], **model.precision.details()}
+    return Written(model.applied, digests, details)
 
 
 def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Session:
@@ -59,8 +61,11 @@ def graphs(
     head_scheme: str | None = None,
     cache_length: int | None = None,
     schemes: tuple[str, ...] = SCHEMES,
+    heads_kind: str = "f32",
 ) -> ModelGraphs:
     """The graphs that ``options`` ask for; the head in the same scheme as the rest if not told otherwise.
+
+    ``heads_kind`` is the float type of attention whose values overflow the activations'.
 
     Raises:
         UsageError: schemes and activations that do not go together, or options that the calibration does not allow.
@@ -80,12 +85,13 @@ def graphs(
                 f"{scheme} weights would be stored as {activations}, the type of the activations.",
                 hint=f"Choose {activations}, int8 or int4 for them, or other --activations.",
             )
+    reaches = options.overflow.offending(activations) if options.overflow else ()
     return build_graphs(
         checkpoint,
         scheme=options.scheme,
         head_scheme=head_scheme or options.scheme,
         vision_scheme=vision,
-        activations=activations,
+        precision=Precision(activations, places(reaches), heads_kind=heads_kind),
         cache_length=cache_length,
         care=Care(options.calibration, options.rounding, mix),
     )

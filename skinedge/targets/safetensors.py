@@ -39,6 +39,8 @@ def plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise UsageError(
             "a safetensors checkpoint has one scheme and no activations.", hint="Leave --vision-scheme and --activations out."
         )
+    if options.overflow:
+        raise UsageError("a safetensors checkpoint has no activations that could overflow.", hint="Leave --overflow out.")
     workers = options.workers or os.cpu_count() or 1
     return ExportPlan(lay_out(checkpoint, options.scheme).sizes, _MEMORY + workers * _MEMORY_PER_WORKER)
 

@@ -85,6 +85,7 @@ def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress
         "plans": plans,
         # Two builds order the outputs in a plan's table differently: by addresses in memory.
         "deterministic": False,
+        **model.precision.details(),
     }
     return Written(model.applied, digests, details)
 
@@ -165,6 +166,7 @@ def _graphs(checkpoint: Checkpoint, options: ExportOptions) -> ModelGraphs:
         head_scheme=onnx.eight_bits(options.scheme),
         cache_length=options.context,
         schemes=SCHEMES,
+        heads_kind="bf16",  # the range of f32 in a type that TensorRT has an attention kernel for
     )
 
 

@@ -188,7 +188,10 @@ def _split(stored: Shards, where: Path) -> tuple[dict[str, str], dict[str, str]]
         side = released_name(name)
         key, part = (side, branch) if side else (canonical(name.removeprefix("base_model.model.")), backbone)
         if key in part:
-            raise CheckpointError(f"{where}: tensors '{part[key]}' and '{name}' are the same tensor in two spellings.")
+            raise CheckpointError(
+                f"{where}: tensors '{part[key]}' and '{name}' are the same tensor in two spellings.",
+                hint="Save the model again where it was trained: only one of them can be meant.",
+            )
         part[key] = name
     return backbone, branch
 
@@ -204,7 +207,10 @@ def _check_backbone(config: ModelConfig, stored: Shards, backbone: dict[str, str
             )
         spec = stored.spec(backbone[name])
         if spec.shape != shape:
-            raise CheckpointError(f"{folder}: tensor '{name}' has shape {spec.shape} where config.json implies {shape}.")
+            raise CheckpointError(
+                f"{folder}: tensor '{name}' has shape {spec.shape} where config.json implies {shape}.",
+                hint="The file is damaged, or config.json is another model's: copy both again.",
+            )
         _require_float(spec, folder)
     for name, spelling in backbone.items():
         if name not in expected:
@@ -217,7 +223,10 @@ def _check_backbone(config: ModelConfig, stored: Shards, backbone: dict[str, str
 def _drop_tied_copy(stored: Shards, backbone: dict[str, str], folder: Path) -> None:
     for rows in row_blocks(stored.spec(backbone[EMBEDDING])):
         if not np.array_equal(stored.read(backbone[HEAD], rows), stored.read(backbone[EMBEDDING], rows)):
-            raise CheckpointError(f"{folder}: config.json ties lm_head to the embedding and the two differ.")
+            raise CheckpointError(
+                f"{folder}: config.json ties lm_head to the embedding and the two differ.",
+                hint="If the head was trained, set tie_word_embeddings to false in config.json.",
+            )
     del backbone[HEAD]
 
 

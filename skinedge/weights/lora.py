@@ -27,7 +27,8 @@ from skinedge.weights.source import ALL, F32, Array, Float32, TensorSource, Tens
 __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "Lora", "LoraSource", "LowRank", "Replacement", "open_lora"]
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-_OTHER_SIZE = "This adapter belongs to a model of another size."
+_OTHER_SIZE = "This adapter belongs to a model of another size: give that one with --model."
+_SAVE_AGAIN = "Save the adapter again where it was trained."
 _PRODUCT_ROWS = 32
 _CACHED = 1 << 16  # weights whose intermediate values stay in a core's cache
 # A product of so many multiplications OpenBLAS leaves to the thread that asks. For a larger one it wakes others, which
@@ -127,7 +128,7 @@ def open_lora(folder: Path) -> Lora:
         )
     file = SafetensorsFile(folder / WEIGHTS_FILE)
     if not file.names():
-        raise AdapterError(f"{file.path}: it holds no tensors.", hint="Save the adapter again where it was trained.")
+        raise AdapterError(f"{file.path}: it holds no tensors.", hint=_SAVE_AGAIN)
     updates: dict[str, LowRank] = {}
     replacements: dict[str, Replacement] = {}
     for name in file.names():
@@ -140,13 +141,13 @@ def open_lora(folder: Path) -> Lora:
                 values = _finite(file, name).reshape(file.spec(name).shape)
                 replacements[target] = Replacement(values, name, name.endswith(".base_layer.weight"))
             case "?", _:
-                raise AdapterError(f"{folder}: tensor '{name}' is of a kind skinedge does not know.")
+                raise AdapterError(f"{folder}: tensor '{name}' is of a kind skinedge does not know.", hint=_SAVE_AGAIN)
             case _:  # a B matrix is read together with its A
                 pass
     used = {t for u in updates.values() for t in u.tensors} | {r.tensor for r in replacements.values()}
     for name in file.names():
         if name not in used and not released_name(name):
-            raise AdapterError(f"{folder}: tensor '{name}' has no counterpart in the file.")
+            raise AdapterError(f"{folder}: tensor '{name}' has no counterpart in the file.", hint=_SAVE_AGAIN)
     return Lora(folder, updates, replacements, settings.trains_biases)
 
 
@@ -294,20 +295,25 @@ def _embedding_update(file: SafetensorsFile, name: str, module: str, settings: L
 
 def _update(path: Path, a: Array, b: Array, tensors: tuple[str, str], module: str, settings: LoraSettings) -> LowRank:
     if a.shape[0] != b.shape[1]:
-        raise AdapterError(f"{path}: the two factors of '{tensors[0]}' have ranks {a.shape[0]} and {b.shape[1]}.")
+        raise AdapterError(
+            f"{path}: the two factors of '{tensors[0]}' have ranks {a.shape[0]} and {b.shape[1]}.", hint=_SAVE_AGAIN
+        )
     return LowRank(a, b, settings.scale(module, a.shape[0]), tensors)
 
 
 def _partner(file: SafetensorsFile, name: str, other: str) -> str:
     if other not in file.names():
-        raise AdapterError(f"{file.path}: tensor '{name}' has no counterpart '{other}'.")
+        raise AdapterError(f"{file.path}: tensor '{name}' has no counterpart '{other}'.", hint=_SAVE_AGAIN)
     return other
 
 
 def _finite(file: SafetensorsFile, name: str) -> Array:
     values = file.read(name)
     if not np.isfinite(values).all():
-        raise AdapterError(f"{file.path}: tensor '{name}' has a value that is not a finite number.")
+        raise AdapterError(
+            f"{file.path}: tensor '{name}' has a value that is not a finite number.",
+            hint="The training run diverged or the file is damaged; give an earlier checkpoint with --adapter.",
+        )
     return values
 
 
