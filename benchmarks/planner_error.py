@@ -112,7 +112,9 @@ def fit(figures: Sequence[Figure], devices: dict[str, Device]) -> Efficiency:
     best, reach = Efficiency(0.8, 0.5, 4e-5, overlaps=False), (0.19, 0.4, 3.9e-5)
     for _ in range(12):
         steps = [[c + r * s / 3 for s in range(-3, 4)] for c, r in zip(_values(best), reach, strict=True)]
-        points = [Efficiency(*p, overlaps=False) for p in itertools.product(*steps) if 0 < p[0] <= 1 and 0 < p[1] <= 1 and p[2] >= 0]
+        points = [
+            Efficiency(*p, overlaps=False) for p in itertools.product(*steps) if 0 < p[0] <= 1 and 0 < p[1] <= 1 and p[2] >= 0
+        ]
         best = min(points, key=lambda p: sum(abs(math.log(forecast(f, devices[f.device], p) / f.ms)) for f in figures))
         reach = (reach[0] * 0.6, reach[1] * 0.6, reach[2] * 0.6)
     return best
@@ -139,14 +141,16 @@ def report(figures: Sequence[Figure], devices: dict[str, Device], title: str) ->
     """Print the table of one set and return it."""
     errors = leave_one_out(figures, devices)
     known = fit(figures, devices)
-    print(f"{title}: fitted to all, bandwidth {known.bandwidth:.3f}, compute {known.compute:.3f}, layer {known.layer_s * 1e6:.1f} us")
+    constants = f"bandwidth {known.bandwidth:.3f}, compute {known.compute:.3f}, layer {known.layer_s * 1e6:.1f} us"
+    print(f"{title}: fitted to all, {constants}")
     for f, error in zip(figures, errors, strict=True):
         print(f"  {f.device:22} {f.model:14} {f.scheme:6} {f.name:16} {f.ms:8.2f} ms published  {100 * error:+6.1f} %")
     found = {"all": summary(errors)}
     for name in FIGURES:
         found[name] = summary([e for f, e in zip(figures, errors, strict=True) if f.name == name])
     for name, values in found.items():
-        print(f"  {name:16} median {100 * values['median']:5.1f} %, worst {100 * values['worst']:5.1f} %, {values['figures']} figures")
+        median, worst = 100 * values["median"], 100 * values["worst"]
+        print(f"  {name:16} median {median:5.1f} %, worst {worst:5.1f} %, {values['figures']} figures")
     rows = [{"device": f.device, "model": f.model, "scheme": f.scheme, "figure": f.name, "published_ms": round(f.ms, 3),
              "error": round(e, 4)} for f, e in zip(figures, errors, strict=True)]  # fmt: skip
     return {"fitted": asdict(known), "leave_one_device_out": found, "rows": rows}

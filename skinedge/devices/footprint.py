@@ -6,8 +6,9 @@ that what a forecast says of bytes is what an export will write; ``tests/test_pl
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skinedge.devices.constants import Kind
@@ -61,6 +62,7 @@ class ShapeSource:
         return self._specs[name]
 
     def read(self, name: str, rows: slice = ALL, cols: slice = ALL) -> Array:
+        del rows, cols
         raise RuntimeError(f"'{name}' has a shape and no values: only its size may be asked for")
 
 
@@ -83,6 +85,11 @@ def footprint(config: ModelConfig, branch: AdapterShape | None, target: str, sch
         scheme: one that the target has.
         kind: of device; an ONNX graph for a GPU has 16-bit activations and so smaller scales.
     """
+    return _footprint(config, branch, target, scheme, "cpu" if kind == "cpu" else "gpu")
+
+
+@functools.cache
+def _footprint(config: ModelConfig, branch: AdapterShape | None, target: str, scheme: str, kind: Kind) -> Footprint:
     adapter = sum(4 * math.prod(shape) for shape in branch.tensors().values()) if branch else 0
     if target == "gguf":
         return _gguf(config, scheme, adapter)
@@ -104,8 +111,11 @@ def _graphs(config: ModelConfig, target: str, scheme: str, activations: str, ada
     text = [n for n in source.names() if not n.startswith("visual.") and n not in parts | {HEAD, EMBEDDING}]
     vision = [n for n in source.names() if n.startswith("visual.")]
 
-    def nbytes(names: Iterable[str], which: str) -> int:
-        return sum(_stored(source, name, which, activations) for name in names)
+    def nbytes(names: Sequence[str], which: str) -> int:
+        # Layers are alike: one tensor of each shape is asked for.
+        one_of = {source.spec(name).shape: name for name in names}
+        known = {shape: _stored(source, name, which, activations) for shape, name in one_of.items()}
+        return sum(known[source.spec(name).shape] for name in names)
 
     head = eight_bits(scheme) if target == "trt" else scheme
     return Footprint(nbytes(text, scheme), nbytes([HEAD], head), nbytes(vision, eight_bits(scheme)), adapter, expanded)
@@ -138,5 +148,7 @@ _LLAMA = {EMBEDDING: "token_embd.weight", HEAD: "output.weight"}
 
 def _llama_name(source: str) -> str:
     """A tensor's name in GGUF as far as its type depends on it (``skinedge.quantize._llama_mix``)."""
-    name = source.replace("model.layers.", "blk.").replace(".self_attn.v_proj.", ".attn_v.").replace(".mlp.down_proj.", ".ffn_down.")
+    name = (
+        source.replace("model.layers.", "blk.").replace(".self_attn.v_proj.", ".attn_v.").replace(".mlp.down_proj.", ".ffn_down.")
+    )
     return _LLAMA.get(source, name)

@@ -55,6 +55,9 @@ class Duration:
         return Duration({resource: times * part for resource, part in self.parts.items()})
 
 
+NOTHING = Duration({"memory bandwidth": 0.0, "compute": 0.0, "overhead": 0.0})
+
+
 def duration(work: Work, peak: Peak, known: Efficiency) -> Duration:
     """How long a stage takes.
 
