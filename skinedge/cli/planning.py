@@ -65,8 +65,8 @@ def plan(
     from skinedge.devices.shape import find_shape
     from skinedge.staging import refuse_taken_file, staged_file
 
-    for path in filter(None, (out, picture)):
-        refuse_taken_file(path)
+    for place in filter(None, (out, picture)):
+        refuse_taken_file(place)
     existing(*(adapter or ()))
     shape = find_shape(model, tuple(adapter or ()))
     load = _workload(shape, megapixels, image_tokens, text_tokens, output, context)
@@ -128,10 +128,9 @@ def _show(found: Forecast, rows: Sequence[ForecastRow]) -> None:
     )
     answer = f"{load.output_tokens} tokens"
     table(("device", "target", "scheme", "memory", "first token", "tokens/s", answer, "waits for"), [_cells(row) for row in rows])
-    say(
-        f"The model of time against {accuracy.rows} published figures of Jetsons and a DGX Spark, each device unseen: median error "
-        f"{100 * accuracy.median_error:.0f} %, worst {100 * accuracy.worst_error:.0f} %. Graphics cards and CPUs are further from it."
-    )
+    errors = f"median error {100 * accuracy.median_error:.0f} %, worst {100 * accuracy.worst_error:.0f} %"
+    say(f"The model of time against {accuracy.rows} published figures of Jetsons and DGX Spark, each left out in turn: {errors}.")
+    say("Nothing published was compared for graphics cards and CPUs.")
     fitting = next((row for row in rows if row.time), None)
     if fitting:
         say(f"Next: skinedge export --target {fitting.target} --scheme {fitting.scheme}")
