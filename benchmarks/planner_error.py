@@ -107,14 +107,12 @@ def forecast(figure: Figure, device: Device, known: Efficiency) -> float:
     return 1e3 * duration(figure.work, device.peak, known).seconds
 
 
-def fit(figures: Sequence[Figure], devices: dict[str, Device]) -> Efficiency:
+def fit(figures: Sequence[Figure], devices: dict[str, Device], *, overlaps: bool = False) -> Efficiency:
     """The constants with the least sum of absolute log errors, found by refining a grid around the best point."""
-    best, reach = Efficiency(0.8, 0.5, 4e-5, overlaps=False), (0.19, 0.4, 3.9e-5)
+    best, reach = Efficiency(0.8, 0.5, 4e-5, overlaps), (0.19, 0.4, 3.9e-5)
     for _ in range(12):
         steps = [[c + r * s / 3 for s in range(-3, 4)] for c, r in zip(_values(best), reach, strict=True)]
-        points = [
-            Efficiency(*p, overlaps=False) for p in itertools.product(*steps) if 0 < p[0] <= 1 and 0 < p[1] <= 1 and p[2] >= 0
-        ]
+        points = [Efficiency(*p, overlaps) for p in itertools.product(*steps) if 0 < p[0] <= 1 and 0 < p[1] <= 1 and p[2] >= 0]
         best = min(points, key=lambda p: sum(abs(math.log(forecast(f, devices[f.device], p) / f.ms)) for f in figures))
         reach = (reach[0] * 0.6, reach[1] * 0.6, reach[2] * 0.6)
     return best
@@ -124,10 +122,10 @@ def _values(known: Efficiency) -> tuple[float, float, float]:
     return known.bandwidth, known.compute, known.layer_s
 
 
-def leave_one_out(figures: Sequence[Figure], devices: dict[str, Device]) -> list[float]:
+def leave_one_out(figures: Sequence[Figure], devices: dict[str, Device], *, overlaps: bool = False) -> list[float]:
     """Relative error of each figure, forecast by constants that have seen nothing of its device."""
     left_out = {f.device for f in figures}
-    unseen = {left: fit([f for f in figures if f.device != left], devices) for left in sorted(left_out)}
+    unseen = {left: fit([f for f in figures if f.device != left], devices, overlaps=overlaps) for left in sorted(left_out)}
     return [forecast(f, devices[f.device], unseen[f.device]) / f.ms - 1 for f in figures]
 
 
@@ -156,6 +154,26 @@ def report(figures: Sequence[Figure], devices: dict[str, Device], title: str) ->
     return {"fitted": asdict(known), "leave_one_device_out": found, "rows": rows}
 
 
+def alternatives(devices: dict[str, Device]) -> dict[str, dict[str, float]]:
+    """What the reference rows' errors would be under other assumptions (docs/decisions/0016-model-of-time.md)."""
+    raw = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
+
+    def reference(head_bits: float) -> list[Figure]:
+        models = {**raw["models"], "qwen2_5_vl_7b": {**raw["models"]["qwen2_5_vl_7b"], "head_bits": head_bits}}
+        figures = [figure for row in raw["rows"] for figure in _figures(row, models[row["model"]])]
+        return [figure for figure in figures if figure.reference]
+
+    boosted = {**devices, "jetson-orin-nano-8gb": read_device("jetson-orin-nano-8gb-super")}
+    found = {
+        "the slower of bytes and operations": leave_one_out(reference(4.5), devices, overlaps=True),
+        "the slower of bytes and operations, whole table": leave_one_out(read_figures(), devices, overlaps=True),
+        "the 7B's head in fp8": leave_one_out(reference(8), devices),
+        "the 7B's head in 16 bits": leave_one_out(reference(16), devices),
+        "the Orin Nano in its Super mode": leave_one_out(reference(4.5), boosted),
+    }
+    return {name: summary(errors) for name, errors in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=RESULT)
@@ -164,6 +182,9 @@ def main() -> None:
     devices = {name: read_device(name) for name in {f.device for f in figures}}
     sets = {"reference": [f for f in figures if f.reference], "table": figures}
     found = {name: report(chosen, devices, name) for name, chosen in sets.items()}
+    found["alternatives"] = alternatives(devices)
+    for name, errors in found["alternatives"].items():
+        print(f"{name}: median {100 * errors['median']:.1f} %, worst {100 * errors['worst']:.1f} %")
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -66,9 +66,9 @@ _RUNTIME_WHY = {
     ): "Edge-LLM 0.10 on Jetson Orin: reported memory less weights, embedding and cache is 0.9 to 1.1 GiB for Qwen3 0.6B "
     "to 8B, of which up to 0.2 are the prompt's activations",
     ("gguf", "gpu"): "assumed: a CUDA context and llama.cpp's buffers",
-    ("onnx", "gpu"): "assumed: as TensorRT",
-    ("gguf", "cpu"): "measured: 0.1 GiB with the embedded model, twice that for luck",
-    ("onnx", "cpu"): "measured: 0.1 GiB with the embedded model, twice that for luck",
+    ("onnx", "gpu"): "assumed: what TensorRT takes, of the same CUDA",
+    ("gguf", "cpu"): "measured: 0.1 GiB with the embedded model, twice that as a margin",
+    ("onnx", "cpu"): "measured: 0.1 GiB with the embedded model, twice that as a margin",
 }
 
 # python -m benchmarks.planner_error: REFERENCE section 8, every device left out once.
