@@ -73,9 +73,9 @@ def test_the_forecasts_bytes_are_the_exports(target: str, scheme: str, kind: Kin
 def test_types_of_gguf_do_not_depend_on_who_names_the_tensors(shape: str, scheme: str) -> None:
     pytest.importorskip("gguf")
     from skinedge.targets._gguf_tensors import text_tensors, vision_tensors
-    from skinedge.targets.gguf import mix_of
+    from skinedge.targets.gguf import _mix
 
-    config, mix = NAMED[shape].config, mix_of(scheme)
+    config, mix = NAMED[shape].config, _mix(scheme)
     ours, theirs = text_tensors(config, mix, names=_llama_name), text_tensors(config, mix)
     assert [(t.source, t.kind) for t in ours] == [(t.source, t.kind) for t in theirs]
     plain = vision_tensors(config, "f16", names=lambda name: name)
@@ -91,9 +91,9 @@ def test_bytes_a_token_of_the_7b_are_the_references(target: str, scheme: str, bi
 def test_a_token_reads_no_embedding() -> None:
     """The reference's 4.68 GB of Q4_K_M are the whole file; 0.31 of them are the table, of which a token needs one row."""
     from skinedge.targets._gguf_tensors import text_tensors
-    from skinedge.targets.gguf import mix_of
+    from skinedge.targets.gguf import _mix
 
-    whole = {t.source: t.nbytes for t in text_tensors(SEVEN.config, mix_of("q4_k_m"), names=_llama_name)}
+    whole = {t.source: t.nbytes for t in text_tensors(SEVEN.config, _mix("q4_k_m"), names=_llama_name)}
     assert sum(whole.values()) / 1e9 == pytest.approx(4.68, rel=0.002)
     step = footprint(SEVEN.config, None, "gguf", "q4_k_m", "gpu").step
     assert step == sum(whole.values()) - whole["model.embed_tokens.weight"]

@@ -134,12 +134,12 @@ def _stored(source: TensorSource, name: str, scheme: str, activations: str) -> i
 def _gguf(config: ModelConfig, scheme: str, adapter: int) -> Footprint:
     from skinedge.targets._contract import ExportOptions
     from skinedge.targets._gguf_tensors import text_tensors, vision_tensors
-    from skinedge.targets.gguf import mix_of, vision_scheme_of
+    from skinedge.targets.gguf import _mix, _vision_scheme
 
-    text = {t.source: t.nbytes for t in text_tensors(config, mix_of(scheme), names=_llama_name)}
+    text = {t.source: t.nbytes for t in text_tensors(config, _mix(scheme), names=_llama_name)}
     table = text.pop(EMBEDDING)
     head = table if config.text.tie_word_embeddings else text.pop(HEAD)
-    vision = vision_tensors(config, vision_scheme_of(ExportOptions(scheme)), names=lambda source: source)
+    vision = vision_tensors(config, _vision_scheme(ExportOptions(scheme)), names=lambda source: source)
     return Footprint(sum(text.values()), head, sum(t.nbytes for t in vision), adapter)
 
 

@@ -91,7 +91,7 @@ def write(checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress
         applied |= {name: Applied("f32", 32.0, branch.spec(name).size) for name in branch.names()}
     calibration = _calibration(options)
     details = {"importances": calibration.record.data} if calibration else {}
-    return Written(applied, digests, {"vision": vision_scheme_of(options), **details})
+    return Written(applied, digests, {"vision": _vision_scheme(options), **details})
 
 
 def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Session:
@@ -113,18 +113,17 @@ def open_session(folder: Path, manifest: Manifest, options: OpenOptions) -> Sess
 def _files(checkpoint: Checkpoint, options: ExportOptions) -> tuple[_File, _File]:
     if options.activations is not None:
         raise UsageError("llama.cpp chooses the activations of a GGUF by itself.", hint="Leave --activations out.")
-    config, mix = checkpoint.config, mix_of(options.scheme)
-    vision_scheme, importances = vision_scheme_of(options), _calibration(options) is not None
+    config, mix = checkpoint.config, _mix(options.scheme)
+    vision_scheme, importances = _vision_scheme(options), _calibration(options) is not None
     text = text_tensors(config, mix, importances=importances, asked=_asked(config, options))
     vision = vision_tensors(config, vision_scheme)
     return (
         _File(TEXT_FILE, text_header(checkpoint.folder, config, mix.file_type, text), text),
-        _File(VISION_FILE, vision_header(checkpoint.folder, config, mix_of(vision_scheme).file_type, vision), vision),
+        _File(VISION_FILE, vision_header(checkpoint.folder, config, _mix(vision_scheme).file_type, vision), vision),
     )
 
 
-def mix_of(scheme: str) -> Mix:
-    """How a scheme's types are spread over the tensors."""
+def _mix(scheme: str) -> Mix:
     registry.check("scheme of gguf", scheme, SCHEMES)
     if scheme in _CASTS:
         return _CASTS[scheme]
@@ -156,7 +155,7 @@ def _asked(config: ModelConfig, options: ExportOptions) -> Mapping[str, str]:
     return asked
 
 
-def vision_scheme_of(options: ExportOptions) -> str:
+def _vision_scheme(options: ExportOptions) -> str:
     """What was asked for, or the nearest float type to the text's."""
     if options.vision is None:
         return options.scheme if options.scheme in ("f32", "bf16") else "f16"
