@@ -59,7 +59,7 @@ def content(folder: Path) -> Mapping[str, bytes]:
 
 
 def test_the_commands_are_those_of_the_issues() -> None:
-    path = {"calibrate", "overflow", "quantize", "imatrix", "merge", "export", "run", "parity", "verify", "show"}
+    path = {"calibrate", "overflow", "quantize", "imatrix", "merge", "export", "plan", "run", "parity", "verify", "show"}
     assert set(COMMANDS) == path | {"targets", "devices", "doctor", "demo"}
 
 
@@ -120,6 +120,7 @@ def test_json_is_one_object_for_every_command(
     calls: dict[str, tuple[str | Path, ...]] = {
         "targets": (),
         "devices": (),
+        "plan": ("--device", "rtx-4090"),
         "doctor": (),
         "verify": (bundle,),
         "show": (bundle,),
@@ -187,7 +188,7 @@ WRONG: list[tuple[str, tuple[str, ...], int, str, str]] = [
     ("merge type", ("merge", "--dtype", "bfloat16"), 2, "unknown scheme for safetensors 'bfloat16'.", "Did you mean 'bf16'?"),
     ("activations", ("export", "--activations", "fp16"), 2, "unknown activation type 'fp16'.", "Did you mean 'f16'?"),
     ("vision", ("export", "--vision-scheme", "int5", "--dry-run"), 2, "unknown vision scheme for onnx 'int5'.", "mean 'int"),
-    ("device", ("export", "--device", "4090"), 2, "unknown device '4090'.", "Did you mean 'rtx-4090'? Known: jetson"),
+    ("device", ("export", "--device", "4090"), 2, "unknown device '4090'.", "Did you mean 'rtx-4090'? Known: dgx"),
     ("model", ("export", "--model", "nowhere"), 2, "nowhere: no such file or folder.", "Check the spelling"),
     ("model on the hub", ("export", "--model", "Qwen/Qwen2.5"), 2, "fetches nothing from the network.", "hf download Qwen/Qwen2"),
     ("model that is a file", ("export", "--model", "note.txt"), 2, "note.txt is a file, and a checkpoint is a folder.", "mean ."),

@@ -16,7 +16,7 @@ import pytest
 from skinedge import __version__, registry
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import check_scheme, export, known_targets, load_target, preflight, verify
-from skinedge.devices import known_devices, read_device
+from skinedge.devices import HERE, known_devices, read_device
 from skinedge.errors import MissingDependencyError, TargetError, UsageError
 from skinedge.manifest import MANIFEST_FILE, Manifest
 from skinedge.model.config import read_config
@@ -264,24 +264,53 @@ def test_options_that_a_target_has_not_are_refused(source: AdapterCheckpoint, tm
 # --- devices ------------------------------------------------------------------------------------------------------------
 
 
+FIGURES = ("memory_gb", "system_gb", "bandwidth_gb_s", "cores", "compute_tflops")
+
+
 @pytest.mark.parametrize("name", known_devices())
 def test_a_device_is_whole(name: str) -> None:
     device = read_device(name)
     assert name == name.lower()
     assert device.title
-    assert device.source
-    assert device.memory_gb > 0
-    assert device.bandwidth_gb_s > 0
+    assert device.kind in ("unified", "gpu", "cpu")
     assert check_scheme(device.target, device.scheme) == device.scheme
     assert device.activations in (None, "f32", "f16", "bf16")
+    assert device.target in device.targets
+    assert set(device.targets) <= {t for t in known_targets() if load_target(t).RUNS}
+    assert ("trt" in device.targets) == (device.kind != "cpu")
+    if name == HERE:
+        assert device.memory_gb is device.system_gb is device.bandwidth_gb_s is None
+        return
+    assert device.memory_gb is not None
+    assert device.system_gb is not None
+    assert 0 < device.system_gb < device.memory_gb
+    assert device.peak.bandwidth > 1e10
+    assert device.available == round((device.memory_gb - device.system_gb) * 2**30)
+    assert set(device.compute_tflops) <= {"f32", "f16", "bf16", "int8", "fp8", "fp4"}
+    assert (device.kind == "cpu") == (device.cores is not None)
+    # Fewer bits are never slower, and 16-bit types are alike.
+    speeds = [device.compute_tflops[k] for k in ("f32", "f16", "fp8", "fp4") if k in device.compute_tflops]
+    assert speeds == sorted(speeds)
+    assert device.compute_tflops.get("f16") == device.compute_tflops.get("bf16")
 
 
 @pytest.mark.parametrize("name", known_devices())
-def test_a_device_file_says_nothing_that_is_not_read(name: str) -> None:
+def test_a_device_file_says_nothing_that_is_not_read_and_where_each_figure_is_from(name: str) -> None:
     text = (Path(registry.__file__).parent / "devices" / f"{name}.toml").read_text(encoding="utf-8")
     raw = tomllib.loads(text)
-    assert set(raw) == {"title", "memory_gb", "bandwidth_gb_s", "source", "export"}
+    assert set(raw) <= {"title", "kind", "targets", "export", "sources", *FIGURES}
     assert set(raw["export"]) <= {"target", "scheme", "activations"}
+    assert set(raw["sources"]) == (set(FIGURES) if name == HERE else set(raw) & set(FIGURES))
+    assert all(len(source) > 10 for source in raw["sources"].values())
+
+
+def test_the_devices_that_people_ask_about_are_there() -> None:
+    wanted = {
+        "jetson-orin-nano-8gb", "jetson-orin-nano-8gb-super", "jetson-orin-nx-16gb", "jetson-agx-orin-64gb", "jetson-agx-thor",
+        "dgx-spark", "rtx-3060-12gb", "rtx-4060-8gb", "rtx-4090", "rtx-5090", "h100-sxm-80gb", "workstation-ddr4-3200",
+        "workstation-ddr5-5600", HERE,
+    }  # fmt: skip
+    assert wanted <= set(known_devices())
 
 
 def test_an_export_for_a_device_is_accepted_by_its_target(source: AdapterCheckpoint) -> None:

@@ -64,8 +64,23 @@ def devices(as_json: AsJson = False) -> None:
     if as_json:
         emit({d.name: asdict(d) for d in found})
         return
-    rows = [(d.name, f"{d.memory_gb:g} GB", f"{d.bandwidth_gb_s:g} GB/s", d.target, d.scheme, d.title) for d in found]
-    table(("device", "memory", "bandwidth", "target", "scheme", ""), rows)
+
+    def figure(value: float | None, unit: str) -> str:
+        return "measured" if value is None else f"{value:g} {unit}"
+
+    rows = [
+        (
+            d.name,
+            figure(d.memory_gb, "GB"),
+            figure(d.bandwidth_gb_s, "GB/s"),
+            d.target,
+            d.scheme,
+            " ".join(d.compute_tflops),
+            d.title,
+        )
+        for d in found
+    ]
+    table(("device", "memory", "bandwidth", "target", "scheme", "computes in", ""), rows)
 
 
 def doctor(as_json: AsJson = False) -> None:

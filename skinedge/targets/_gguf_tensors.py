@@ -96,13 +96,19 @@ class Stored:
 
 
 def text_tensors(
-    config: ModelConfig, mix: Mix, *, importances: bool = False, asked: Mapping[str, str] = MappingProxyType({})
+    config: ModelConfig,
+    mix: Mix,
+    *,
+    importances: bool = False,
+    asked: Mapping[str, str] = MappingProxyType({}),
+    names: Names | None = None,
 ) -> tuple[Stored, ...]:
     """The language model; a tied head is left out, as llama.cpp expects.
 
-    ``asked`` names the types of single tensors, by canonical name; ``importances`` says whether there are some.
+    ``asked`` names the types of single tensors, by canonical name; ``importances`` says whether there are some; ``names``
+    stands in for the official library's (a forecast needs no library).
     """
-    names = _name_map("QWEN2VL", config.text.num_layers)
+    names = names or _name_map("QWEN2VL", config.text.num_layers)
     found = []
     for source, shape in expected_shapes(config).items():
         if source.startswith("visual.") or (source == HEAD and config.text.tie_word_embeddings):
@@ -113,10 +119,10 @@ def text_tensors(
     return tuple(found)
 
 
-def vision_tensors(config: ModelConfig, scheme: str) -> tuple[Stored, ...]:
-    """The vision tower and merger."""
+def vision_tensors(config: ModelConfig, scheme: str, *, names: Names | None = None) -> tuple[Stored, ...]:
+    """The vision tower and merger; ``names`` as above."""
     # The library counts the merger's layers (0 and 2) among the blocks.
-    names = _name_map("MMPROJ", max(config.vision.depth, 3))
+    names = names or _name_map("MMPROJ", max(config.vision.depth, 3))
     return tuple(
         stored
         for source, shape in expected_shapes(config).items()
