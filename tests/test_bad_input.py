@@ -39,6 +39,7 @@ SMALL = Size(
 )  # fmt: skip
 # In the last rows of a matrix in the middle: much has been written when it is met.
 SPOILT = "model.layers.1.mlp.up_proj.weight"
+KNOWN = "model.layers.1.mlp.down_proj.weight"  # its inputs are those of no other matrix
 
 
 @pytest.fixture(scope="module")
@@ -181,14 +182,14 @@ def test_statistics_that_cannot_be(value: float, words: str, good: Path, tmp_pat
     """NaN importances would make every scale of a block NaN, and negative ones turn the search round."""
     lora, work = make_lora(tmp_path / "lora", read_config(good)), tmp_path / "out"
     folder = statistics(tmp_path / "calibration", good, lora, moments="scale" not in words)
-    edited(folder, lambda arrays: arrays[f"{SPOILT}.mean_square"].__setitem__(7, value))
+    edited(folder, lambda arrays: arrays[f"{KNOWN}.mean_square"].__setitem__(7, value))
     work.mkdir()
     if words == "imatrix":
         done = typed("imatrix", folder, "--model", good, "--adapter", lora, "--out", work / "made")
     else:
         done = typed(*words.split(), "--model", good, "--adapter", lora, "--calibration", folder, "--out", work / "made")
     assert done.code == 1
-    assert f"{folder / STATISTICS_FILE}: what it says of '{SPOILT}' is no mean of squares. Calibrate again." in " ".join(
+    assert f"{folder / STATISTICS_FILE}: what it says of '{KNOWN}' is no mean of squares. Calibrate again." in " ".join(
         done.err.split()
     )
     assert list(work.iterdir()) == []
@@ -197,9 +198,9 @@ def test_statistics_that_cannot_be(value: float, words: str, good: Path, tmp_pat
 def test_second_moments_that_cannot_be(good: Path, tmp_path: Path) -> None:
     lora = make_lora(tmp_path / "lora", read_config(good))
     folder = statistics(tmp_path / "calibration", good, lora, moments=True)
-    edited(folder, lambda arrays: arrays[f"{SPOILT}.second_moment"].__setitem__((0, 1, 1), np.nan))
+    edited(folder, lambda arrays: arrays[f"{KNOWN}.second_moment"].__setitem__((0, 1, 1), np.nan))
     with pytest.raises(CheckpointError, match="is no mean of squares"):
-        Calibration.open(folder).inputs(SPOILT)
+        Calibration.open(folder).inputs(KNOWN)
 
 
 def test_a_model_that_overflows_float32_is_not_calibrated(tmp_path: Path) -> None:
