@@ -1,12 +1,14 @@
 """Tokens a second on this machine's CPU: our ONNX int4, llama.cpp's Q4_K_M and onnxruntime-genai's int4.
 
-Usage: python -m benchmarks.decode_speed --shape 0.5b --onnx BUNDLE --gguf BUNDLE --genai FOLDER [--python PYTHON]
-                                         [--tokens 96] [--rounds 5] [--threads 1,2] [--json FILE]
+Usage: python -m benchmarks.decode_speed WORK [--shapes 0.5b,1.5b] [--threads 1,2] [--rounds 4] [--tokens 56]
+                                         [--arms int4,int4a_b128,gguf,gguf-native,genai] [--genai PYTHON] [--json FILE]
 
-The three hold the same language model: ``skinedge export -t onnx -s int4``, ``-t gguf -s q4_k_m``, and what onnxruntime-genai's
-model builder writes (``benchmarks/peers/onnx_exporters.py``); ``--python`` runs the last in an environment of its own.  Each
-arm and round is a fresh process: it reads a prompt of 64 tokens and makes ``--tokens`` greedily, of which the first eight are
-not counted.  Arms alternate; ratios are medians over rounds of the pair in the same round.
+``python -m benchmarks.decode_bundles WORK`` makes what is measured.  All of it takes about eleven minutes; nothing else may run.
+
+Each arm and round is a fresh process (one thread: on core 0): it reads a prompt of 64 tokens and makes ``--tokens`` greedily,
+of which the first eight are not counted.  The context is equally long for all, and choosing the next token is in the time.
+Arms alternate, forwards and backwards; ratios are medians over rounds of the pair in the same round.  ``gguf`` is llama.cpp as
+xllamacpp's wheel has it (AVX2), ``gguf-native`` as compiled for this processor.
 
 ``share`` is the part of the memory's read bandwidth that an arm uses: bytes of weights that a token needs, times tokens a
 second, over what as many threads read from a gigabyte in the same round.
@@ -27,33 +29,40 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.decode_bundles import GENAI, SHAPES
+
+MODULE = "benchmarks.decode_speed"
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "decode_speed.json"
-GENAI = ROOT / "benchmarks" / "peers" / "genai_decode.py"
-PROMPT, WARM = 64, 8
+OWN, PEERS = ("int4", "int4a_b128"), ("gguf", "gguf-native", "genai")
+PROMPT, WARM, MARGIN = 64, 8, 16
 
 
 def decode(bundle: Path, threads: int, tokens: int) -> list[float]:
-    """Seconds of each step of one of our bundles."""
+    """Seconds of each step of one of our bundles, the choice of the next token included."""
     from skinedge.bundle import load_target
     from skinedge.manifest import read_manifest
     from skinedge.runtime.session import Prompt
     from skinedge.targets._contract import OpenOptions
 
     manifest = read_manifest(bundle)
-    session = load_target(manifest.target).open_session(bundle, manifest, OpenOptions(threads, PROMPT + tokens + 16, "cpu"))
+    options = OpenOptions(threads, PROMPT + tokens + MARGIN, "cpu")
+    session = load_target(manifest.target).open_session(bundle, manifest, options)
     positions = np.tile(np.arange(PROMPT), (3, 1))
-    logits = session.prefill(Prompt("", np.arange(1000, 1000 + PROMPT), positions, PROMPT, ()))
+    token = int(session.prefill(Prompt("", np.arange(1000, 1000 + PROMPT), positions, PROMPT, ())).argmax())
     times = []
     for _ in range(tokens):
         begin = time.perf_counter()
-        logits = session.step(int(logits.argmax()))
+        token = int(session.step(token).argmax())
         times.append(time.perf_counter() - begin)
     return times
 
 
 def bandwidth(threads: int) -> float:
-    """Bytes a second that so many threads read from memory, the best of five."""
+    """Bytes a second that so many threads read from memory, the best of five.
+
+    numpy asks for large pages; a loop of AVX-512 loads over such pages read 5 % more (29.1 against 27.8 GB/s, one thread).
+    """
     block = np.ones((threads, (1 << 30) // 8 // threads), np.int64)
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
@@ -66,9 +75,9 @@ def bandwidth(threads: int) -> float:
 
 def weight_bytes(arm: str, folder: Path) -> int:
     """What a token reads: all matrices of the language model, not the embedding's table."""
-    if arm == "onnx":
+    if arm in OWN:
         return sum((folder / f"{graph}.onnx.data").stat().st_size for graph in ("decoder", "head"))
-    if arm == "gguf":
+    if arm.startswith("gguf"):
         import gguf
 
         tensors = gguf.GGUFReader(folder / "model.gguf").tensors
@@ -82,66 +91,97 @@ def weight_bytes(arm: str, folder: Path) -> int:
     return sum(int(place.get("length", 0)) for place in places)
 
 
-def fresh(arm: str, folder: Path, threads: int, tokens: int, python: Path) -> float:
-    """Tokens a second, in a process of its own."""
-    own = [sys.executable, "-m", "benchmarks.decode_speed", "--worker", str(folder)]
-    command = own if arm != "genai" else [str(python), str(GENAI), str(folder)]
-    done = subprocess.run([*command, str(threads), str(tokens)], capture_output=True, text=True, cwd=ROOT, check=False)
+class Arms:
+    """Where the bundles and interpreters of the arms are."""
+
+    def __init__(self, work: Path, genai: Path) -> None:
+        self._work, self._genai = work, genai
+
+    def folder(self, shape: str, arm: str) -> Path:
+        return self._work / f"{shape}-{arm.removesuffix('-native')}"
+
+    def tokens_a_second(self, shape: str, arm: str, threads: int, tokens: int) -> float:
+        """In a process of its own."""
+        script = ROOT / "benchmarks" / "peers" / "genai_decode.py"
+        words = [str(self.folder(shape, arm)), str(threads), str(tokens)]
+        command = [str(self._genai), str(script)] if arm == "genai" else [sys.executable, "-m", MODULE, "--worker"]
+        path = [str(ROOT), str(self._work / "llama-native")] if arm == "gguf-native" else [str(ROOT)]
+        times = json.loads(fresh([*command, *words], threads, path))
+        return 1 / statistics.median(times[WARM:])
+
+
+def fresh(command: list[str], threads: int, path: list[str]) -> str:
+    """The last line a process prints; it has core 0 to itself if it has one thread."""
+    pinned = ["taskset", "-c", "0"] if threads == 1 else []
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    done = subprocess.run([*pinned, *command], capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     if done.returncode:
-        raise SystemExit(f"{arm}: {done.stderr[-2000:]}")
-    return 1 / statistics.median(json.loads(done.stdout.splitlines()[-1])[WARM:])
+        raise SystemExit(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    return done.stdout.splitlines()[-1]
 
 
-def compare(folders: dict[str, Path], threads: int, tokens: int, rounds: int, python: Path) -> dict[str, object]:
+def compare(arms: Arms, names: list[str], shape: str, threads: int, tokens: int, rounds: int) -> dict[str, object]:
     """Rounds of all arms, in an order that turns."""
-    found: dict[str, list[float]] = {arm: [] for arm in folders}
+    found: dict[str, list[float]] = {arm: [] for arm in names}
     read: list[float] = []
     for number in range(rounds):
-        read.append(bandwidth(threads))
-        for arm in sorted(folders, reverse=bool(number % 2)):
-            found[arm].append(fresh(arm, folders[arm], threads, tokens, python))
-            print(threads, number, arm, round(found[arm][-1], 2), flush=True)
-    needs = {arm: weight_bytes(arm, folder) for arm, folder in folders.items()}
-    rows = {
-        arm: {
-            "tokens_s": round(statistics.median(speeds), 2),
-            "weight_bytes": needs[arm],
-            "share": round(statistics.median(s * needs[arm] / b for s, b in zip(speeds, read, strict=True)), 3),
-        }
-        for arm, speeds in found.items()
-    }
+        read.append(float(fresh([sys.executable, "-m", MODULE, "--bandwidth", str(threads)], threads, [str(ROOT)])))
+        for arm in reversed(names) if number % 2 else names:
+            found[arm].append(arms.tokens_a_second(shape, arm, threads, tokens))
+            print(shape, threads, number, arm, round(found[arm][-1], 2), flush=True)
+    return {"bandwidth_gb_s": round(statistics.median(read) / 1e9, 1), **summary(arms, shape, found, read), "rounds": rounds}
+
+
+def summary(arms: Arms, shape: str, found: dict[str, list[float]], read: list[float]) -> dict[str, object]:
+    """Speeds, shares of the bandwidth, and ours over each peer and over the better of them."""
+    rows: dict[str, object] = {}
+    for arm, speeds in found.items():
+        needs = weight_bytes(arm, arms.folder(shape, arm))
+        share = statistics.median(s * needs / b for s, b in zip(speeds, read, strict=True))
+        low, high = round(min(speeds), 2), round(max(speeds), 2)
+        rows[arm] = {
+            "tokens_s": round(statistics.median(speeds), 2), "range": [low, high], "weight_bytes": needs, "share": round(share, 3)
+        }  # fmt: skip
+    peers = {arm: speeds for arm, speeds in found.items() if arm in PEERS}
+    if peers:
+        peers["better peer"] = [max(speeds) for speeds in zip(*peers.values(), strict=True)]
     ratios = {
-        f"onnx / {arm}": round(statistics.median(o / s for o, s in zip(found["onnx"], speeds, strict=True)), 3)
-        for arm, speeds in found.items()
-        if arm != "onnx"
-    }
-    return {"bandwidth_gb_s": round(statistics.median(read) / 1e9, 1), "arms": rows, "ratios": ratios, "rounds": rounds}
+        f"{own} / {peer}": round(statistics.median(o / s for o, s in zip(found[own], speeds, strict=True)), 3)
+        for own in OWN if own in found for peer, speeds in peers.items()
+    }  # fmt: skip
+    return {"arms": rows, "ratios": ratios}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="0.5b", help="a name for the result")
-    for arm in ("onnx", "gguf", "genai"):
-        parser.add_argument(f"--{arm}", type=Path)
-    parser.add_argument("--python", type=Path, default=ROOT / "build" / "peers" / "genai" / "bin" / "python")
-    parser.add_argument("--tokens", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("work", type=Path, nargs="?", default=ROOT / "build" / "decode")
+    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--arms", default=",".join(OWN + PEERS))
+    parser.add_argument("--genai", type=Path, default=GENAI, help="the Python that has onnxruntime-genai")
+    parser.add_argument("--tokens", type=int, default=56)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--json", type=Path, default=RESULT)
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=3, metavar=("BUNDLE", "THREADS", "TOKENS"), help=argparse.SUPPRESS)
+    parser.add_argument("--bandwidth", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.bandwidth:
+        print(bandwidth(args.bandwidth))
+        return
     if args.worker:
         folder, threads, tokens = args.worker
         print(json.dumps(decode(Path(folder), int(threads), int(tokens))))
         return
-    folders = {arm: getattr(args, arm) for arm in ("onnx", "gguf", "genai") if getattr(args, arm)}
+    arms = Arms(args.work.resolve(), args.genai)
     known = json.loads(args.json.read_text(encoding="utf-8")) if args.json.is_file() else {}
-    for threads in map(int, args.threads.split(",")):
-        row = compare(folders, threads, args.tokens, args.rounds, args.python)
-        print(json.dumps(row, indent=1), flush=True)
-        about = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "tokens": args.tokens}
-        known[f"{args.shape}, threads {threads}"] = about | row
-        args.json.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    for shape in args.shapes.split(","):
+        for threads in map(int, args.threads.split(",")):
+            row = compare(arms, args.arms.split(","), shape, threads, args.tokens, args.rounds)
+            print(json.dumps(row, indent=1), flush=True)
+            about = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "tokens": args.tokens}
+            known[f"{shape}, threads {threads}"] = about | row | {"load_average": os.getloadavg()[0]}
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ starts short and grows.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import ml_dtypes
@@ -18,6 +19,7 @@ import numpy as np
 from skinedge.errors import BundleError, MissingDependencyError, PromptError, TargetError
 from skinedge.model.config import ModelConfig
 from skinedge.runtime.embedding import EmbeddingTable
+from skinedge.runtime.large_pages import large_pages
 from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt
 from skinedge.runtime.windows import vision_feeds
 from skinedge.weights.source import Array
@@ -26,6 +28,14 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 CACHE_STEP = 256
+# onnxruntime's session settings; see docs/decisions/0018-decode-speed.md.
+SETTINGS: Mapping[str, str] = MappingProxyType({
+    # Products with few-bit weights round their inputs to 8 bits, block by block, as llama.cpp and onnxruntime-genai do.
+    # "0" keeps them in 32 bits, at half the speed.
+    "session.qdq_matmulnbits_accuracy_level": "4",
+    # Spinning threads burn a shared CPU between the steps of a decoder.
+    "session.intra_op.allow_spinning": "0",
+})  # fmt: skip
 _NUMPY = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -36,28 +46,41 @@ _NUMPY = {
 class OrtSession:
     """A bundle's ONNX graphs, open.  Implements ``skinedge.runtime.session.Session``.
 
+    ``settings`` are onnxruntime's, by its own names: ``SETTINGS`` if not given.
+
     Raises:
         MissingDependencyError: onnxruntime is not installed.
         BundleError: a graph is missing or damaged.
     """
 
     def __init__(
-        self, folder: Path, config: ModelConfig, *, threads: int | None = None, context: int | None = None, device: str = "auto"
+        self,
+        folder: Path,
+        config: ModelConfig,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        device: str = "auto",
+        settings: Mapping[str, str] = SETTINGS,
     ) -> None:
-        self._config = config
-        self._decoder = open_graph(folder / "decoder.onnx", threads, device)
-        self._head = open_graph(folder / "head.onnx", threads, device)
-        self._vision = open_graph(folder / "vision.onnx", threads, device)
-        adapter = folder / "adapter.onnx"
-        self._adapter = open_graph(adapter, threads, device) if adapter.exists() else None
+        self._config, self.settings = config, settings
+
+        def opened(name: str) -> ort.InferenceSession:
+            return open_graph(folder / f"{name}.onnx", threads, device, settings)
+
+        with large_pages():
+            self._decoder, self._head = opened("decoder"), opened("head")
+        self._vision = opened("vision")
+        self._adapter = opened("adapter") if (folder / "adapter.onnx").exists() else None
         self._table = EmbeddingTable(folder, config)
         types = {i.name: i.type for i in self._decoder.get_inputs()}
         self._float = _NUMPY[types["inputs_embeds"]]
         # Where activations overflow some of these are wider than others (skinedge.graph.precision).
         self._hidden = _NUMPY[next(i.type for i in self._head.get_inputs() if i.name == "hidden")]
-        self._cache = _Cache(self._decoder, config)
         # Hidden states stay where they are made until the head has read them.
         self._place = "cuda" if "CUDAExecutionProvider" in self._decoder.get_providers() else "cpu"
+        self._cache = _Cache(self._decoder, config, self._place)
+        self._head_binding = self._head.io_binding()
         self._bias = np.zeros((1, config.text.vocab_size), np.float32)
         self._length = 0
         self._next_position = 0
@@ -81,7 +104,8 @@ class OrtSession:
     ) -> Float32:
         """See ``Session.prefill``."""
         check_prompt(prompt, images, self.context_length)
-        self._bias = np.zeros_like(self._bias) if bias is None else bias.reshape(1, -1).astype(np.float32)
+        self._bias = np.zeros((1, self.vocab_size), np.float32) if bias is None else bias.reshape(1, -1).astype(np.float32)
+        self._head_binding.bind_ortvalue_input("logit_bias", to_ort(self._bias))  # which does not own the memory
         self._length, self._next_position = 0, prompt.next_position
         wanted = np.arange(len(prompt.token_ids)) if all_positions else np.array([len(prompt.token_ids) - 1])
         logits = self._forward(self._table.mix(prompt.token_ids, images), prompt.positions, wanted.astype(np.int64))
@@ -99,13 +123,13 @@ class OrtSession:
 
     def close(self) -> None:
         """Free the graphs and the cache."""
-        for name in ("_decoder", "_head", "_vision", "_adapter", "_cache", "_table"):
+        for name in ("_head_binding", "_cache", "_decoder", "_head", "_vision", "_adapter", "_table"):
             if hasattr(self, name):
                 delattr(self, name)
 
     def _forward(self, embeds: Float32, positions: Array, wanted: Array) -> Float32:
         self._cache.reserve(self._length + len(embeds), self.context_length, keep=self._length)
-        binding = self._decoder.io_binding()
+        binding = self._cache.binding()
         feeds: dict[str, Array] = {
             "inputs_embeds": embeds[None].astype(self._float),
             "position_ids": positions,
@@ -114,23 +138,27 @@ class OrtSession:
         }
         for name, value in feeds.items():
             binding.bind_ortvalue_input(name, to_ort(value))
-        binding.bind_output("hidden", self._place)  # first: get_outputs() follows the order of binding
-        self._cache.bind(binding)
+        binding.bind_output("hidden", self._place)
         self._decoder.run_with_iobinding(binding)
         self._length += len(embeds)
-        head = self._head.io_binding()
-        head.bind_ortvalue_input("hidden", binding.get_outputs()[0])
-        head.bind_ortvalue_input("logit_bias", to_ort(self._bias))
-        head.bind_output("logits")
-        self._head.run_with_iobinding(head)
-        logits: Float32 = head.get_outputs()[0].numpy()[0]
-        return logits
+        return self._logits(binding.get_outputs()[0], len(wanted))
+
+    def _logits(self, hidden: ort.OrtValue, count: int) -> Float32:
+        """``[count, vocabulary]``, written where the caller gets it."""
+        logits: Float32 = np.empty((1, count, self.vocab_size), np.float32)
+        self._head_binding.bind_ortvalue_input("hidden", hidden)
+        self._head_binding.bind_ortvalue_output("logits", to_ort(logits))
+        self._head.run_with_iobinding(self._head_binding)
+        last: Float32 = logits[0]
+        return last
 
 
 class _Cache:
     """Keys and values of all layers, each in one buffer that is both input and output."""
 
-    def __init__(self, decoder: ort.InferenceSession, config: ModelConfig) -> None:
+    def __init__(self, decoder: ort.InferenceSession, config: ModelConfig, place: str) -> None:
+        self._decoder, self._place = decoder, place
+        self._binding: ort.IOBinding | None = None
         pasts = [i for i in decoder.get_inputs() if i.name.startswith("past.")]
         self._names = [i.name for i in pasts]
         length = pasts[0].shape[2]
@@ -155,16 +183,22 @@ class _Cache:
             grown.append(buffer)
         self._buffers = grown
         self._values = [to_ort(b) for b in grown]
+        self._binding = None
 
-    def bind(self, binding: ort.IOBinding) -> None:
-        """Bind each buffer as past and as present."""
-        for name, value in zip(self._names, self._values, strict=True):
-            binding.bind_ortvalue_input(name, value)
-            binding.bind_ortvalue_output(name.replace("past.", "present.", 1), value)
+    def binding(self) -> ort.IOBinding:
+        """The decoder's binding: ``hidden``, to be bound anew for each run, and each buffer as past and as present."""
+        # For a GPU an input is copied when it is bound, so the last run's present must be bound again.
+        if self._binding is None or self._place != "cpu":
+            self._binding = self._decoder.io_binding()
+            self._binding.bind_output("hidden", self._place)  # first: get_outputs() follows the order of binding
+            for name, value in zip(self._names, self._values, strict=True):
+                self._binding.bind_ortvalue_input(name, value)
+                self._binding.bind_ortvalue_output(name.replace("past.", "present.", 1), value)
+        return self._binding
 
 
-def open_graph(path: Path, threads: int | None, device: str) -> ort.InferenceSession:
-    """Open one ONNX file on the CPU, or on a GPU where onnxruntime-gpu finds one.
+def open_graph(path: Path, threads: int | None, device: str, settings: Mapping[str, str] = SETTINGS) -> ort.InferenceSession:
+    """Open one ONNX file on the CPU, or on a GPU where onnxruntime-gpu finds one; ``settings`` are onnxruntime's.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -183,8 +217,8 @@ def open_graph(path: Path, threads: int | None, device: str) -> ort.InferenceSes
     options.log_severity_level = 3
     # onnxruntime starts as many threads as it is told to, needed or not.
     options.intra_op_num_threads = min(threads or 0, os.cpu_count() or 1)
-    # Spinning threads burn a shared CPU between the steps of a decoder.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, value in settings.items():
+        options.add_session_config_entry(name, value)
     available = ort.get_available_providers()
     gpu = "CUDAExecutionProvider"
     if device == "cuda" and gpu not in available:
