@@ -61,7 +61,7 @@ def uniform(name: str, offered: Candidates, checkpoint: Checkpoint, schemes: Map
 def own_and_llama(checkpoint: Checkpoint, calibration: Calibration) -> Iterator[Arm]:
     """Every scheme and rounding of ours, and llama.cpp's."""
     names = list(matrices(checkpoint.config))
-    for scheme in ("int4", "int4a", "int4_b64"):
+    for scheme in ("int4", "int4a", "int4_b64", "int4a_b128"):
         for rounding in ("nearest", "scale", "gptq"):
             offered = OnnxCandidates(calibration, rounding=rounding)
             yield uniform(f"onnx {scheme}, {rounding}", offered, checkpoint, dict.fromkeys(names, scheme))
