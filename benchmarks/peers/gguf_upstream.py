@@ -290,7 +290,7 @@ def unpack(sdist: Path | None, folder: Path) -> Path:
     version = importlib.metadata.version("xllamacpp")
     if sdist is None:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "xllamacpp", f"xllamacpp=={version}"]
-        subprocess.run([*command, "--no-build-isolation", "-d", str(folder)], check=True)
+        subprocess.run([*command, "-d", str(folder)], check=True)
         sdist = next(folder.glob("xllamacpp-*.tar.gz"))
     if sdist.is_file():
         with tarfile.open(sdist) as archive:
