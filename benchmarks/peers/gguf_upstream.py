@@ -281,7 +281,8 @@ class Quantizer:
         # The wheel is built with the older C++ library interface (manylinux2014).
         flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-DNDEBUG", "-D_GLIBCXX_USE_CXX11_ABI=0"]
         places = [f"-I{llama / d}" for d in ("include", "src", "ggml/include")]
-        subprocess.run(["g++", *flags, *places, str(llama / "src" / "llama-quant.cpp"), "-o", str(out)], check=True)
+        if not out.exists():
+            subprocess.run(["g++", *flags, *places, str(llama / "src" / "llama-quant.cpp"), "-o", str(out)], check=True)
         return ctypes.CDLL(str(out))
 
 
