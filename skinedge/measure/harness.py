@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skinedge.errors import PromptError
 from skinedge.measure.result import CaseRecord, Mode, RunSample
 from skinedge.runtime.generate import GenerateOptions, generate
 from skinedge.runtime.pipeline import Ask, Pipeline, decoding_options
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
     from skinedge.runtime.session import Pixels, Prompt
 
 # What makes a prompt as long as a suite wants it: the words of a referral, as often as it takes.
-_WORDS = (
+_REFERRAL = (
     "The patient is a gardener of 58 years who noticed the lesion about six months ago and says that it has grown a little "
     "since then. It itches now and then but has never bled. There is no family history of skin cancer, and no medicine is "
     "taken regularly. Earlier treatment with a mild cream brought no change."
-).split()
+)
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,20 @@ class Question:
 
 @dataclass(frozen=True)
 class Ready:
-    """A case that fits the bundle it is asked of."""
+    """A case, settled for the bundle it is asked of."""
 
     record: CaseRecord
     photographs: tuple[Path, ...]
     text: str
     options: GenerateOptions
+
+    @property
+    def misfit(self) -> str | None:
+        """Why it cannot be run, if it cannot."""
+        r = self.record
+        if r.prompt_tokens + r.max_new_tokens <= r.context:
+            return None
+        return f"{r.prompt_tokens} prompt tokens and {r.max_new_tokens} new ones do not fit the context of {r.context}"
 
 
 @dataclass(frozen=True)
@@ -82,33 +89,25 @@ def prepare(pipeline: Pipeline, question: Question) -> Ready:
     """Settle what is asked, and describe it.
 
     Raises:
-        PromptError: prompt and answer do not fit the context.
+        PromptError: the prompt is longer than the model can read.
         ImageError: a photograph cannot be read.
     """
     decoding = pipeline.manifest.decoding.model_copy(update={"max_new_tokens": question.new_tokens})
     options = decoding_options(decoding, Ask())
-    options = GenerateOptions(
-        options.sampling, options.max_new_tokens, bias=options.bias, ignore_eos=question.mode == "fixed"
-    )
+    options = GenerateOptions(options.sampling, options.max_new_tokens, bias=options.bias, ignore_eos=question.mode == "fixed")
     pixels = [pipeline.pixels(p) for p in question.photographs]
     text, prompt = _prompt(pipeline, question.text_tokens, pixels)
-    context, length = pipeline.session.context_length, len(prompt.token_ids)
-    if length + question.new_tokens > context:
-        raise PromptError(
-            f"its {length} prompt tokens and {question.new_tokens} new ones do not fit the context of {context}.",
-            hint="Open the bundle with a longer --context, or measure a shorter suite.",
-        )
     record = CaseRecord(
         name=question.name,
         mode=question.mode,
         images=tuple(hashlib.sha256(p.read_bytes()).hexdigest() for p in question.photographs),
         image_pixels=tuple((p.image.shape[1], p.image.shape[0]) for p in pixels),
         prompt=hashlib.sha256(prompt.text.encode()).hexdigest(),
-        prompt_tokens=length,
+        prompt_tokens=len(prompt.token_ids),
         image_tokens=_image_tokens(pipeline, pixels),
         max_new_tokens=question.new_tokens,
         decoding=decoding,
-        context=context,
+        context=pipeline.session.context_length,
     )
     return Ready(record, question.photographs, text, options)
 
@@ -182,4 +181,5 @@ def _prompt(pipeline: Pipeline, text_tokens: int | None, pixels: Sequence[Pixels
 
 
 def _words(count: int) -> str:
-    return " ".join(_WORDS[i % len(_WORDS)] for i in range(count))
+    words = _REFERRAL.split()
+    return " ".join(words[i % len(words)] for i in range(count))

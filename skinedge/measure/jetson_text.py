@@ -66,6 +66,18 @@ def parse_tegrastats(line: str) -> Tegrastats:
     )
 
 
+def _pair(match: re.Match[str] | None) -> tuple[int, int] | None:
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _cores(text: str) -> tuple[tuple[int, int] | None, ...]:
+    """``19%@729,off`` core by core; nothing at all if one of them is written in another way."""
+    cores = [(core, _CORE.fullmatch(core)) for core in text.split(",")]
+    if not all(match or core == "off" for core, match in cores):
+        return ()
+    return tuple((int(match[1]), int(match[2])) if match else None for _, match in cores)
+
+
 def total_mw(rails: Mapping[str, float]) -> float | None:
     """What the module draws: the rail that carries all of it, else the sum of the rails; ``None`` of none."""
     for name in TOTALS:
@@ -99,9 +111,8 @@ class Clock:
         return self.low == self.high
 
 
-_CLOCK = re.compile(
-    rf"^(cpu{_NUMBER}|GPU|EMC)(?::| ).*?MinFreq=({_NUMBER}[0-9]*) MaxFreq=({_NUMBER}[0-9]*) CurrentFreq=({_NUMBER}[0-9]*)(?![0-9])"
-)
+_HERTZ = r"([0-9]{1,15})"
+_CLOCK = re.compile(rf"^(cpu{_NUMBER}|GPU|EMC)(?::| ).*?MinFreq={_HERTZ} MaxFreq={_HERTZ} CurrentFreq={_HERTZ}(?![0-9])")
 
 
 def parse_jetson_clocks(text: str) -> dict[str, Clock]:

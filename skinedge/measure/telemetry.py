@@ -107,6 +107,11 @@ class Sampler:
                 parts.append(source.read())
         self.readings.append(merged(parts, time.perf_counter()))
 
+    @property
+    def settled(self) -> bool:
+        """Whether clocks are judged."""
+        return self._settled is not None
+
     def settle(self) -> None:
         """From now on the clocks are those of a machine that is warm: none of them may drop."""
         self._settled = len(self.readings)

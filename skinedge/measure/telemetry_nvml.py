@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -45,7 +46,7 @@ class NvmlSource:
         heat = _asked(lambda: n.nvmlDeviceGetTemperature(gpu, n.NVML_TEMPERATURE_GPU))
         reasons = int(_asked(lambda: n.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)) or 0)
         kinds = {"gpu": n.NVML_CLOCK_SM, "gpu memory": n.NVML_CLOCK_MEM}
-        clocks = {name: _asked(lambda kind=kind: n.nvmlDeviceGetClockInfo(gpu, kind)) for name, kind in kinds.items()}
+        clocks = {name: _asked(partial(n.nvmlDeviceGetClockInfo, gpu, kind)) for name, kind in kinds.items()}
         return Reading(
             watts={} if power is None else {self.name: power / 1e3},
             clocks_mhz={name: float(mhz) for name, mhz in clocks.items() if mhz is not None},

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from skinedge.errors import PromptError, SkinedgeError
+from skinedge.errors import SkinedgeError
 
 if TYPE_CHECKING:
     from skinedge.console import Json
@@ -79,12 +79,10 @@ def _measure(pipeline: Any, job: Job) -> Iterator[dict[str, Json]]:
 
     for number, raw in enumerate(job.questions):
         question = Question(**{**raw, "photographs": tuple(map(Path, raw["photographs"]))})
-        try:
-            ready = prepare(pipeline, question)
-        except PromptError as e:
-            yield {"event": "skipped", "number": number, "reason": str(e)}
+        ready = prepare(pipeline, question)
+        yield {"event": "case", "number": number, "case": ready.record.model_dump(mode="json"), "misfit": ready.misfit}
+        if ready.misfit:
             continue
-        yield {"event": "case", "number": number, "case": ready.record.model_dump(mode="json")}
         for counts, timed in measure(pipeline, ready, Rules(**job.rules)):
             marks = {"encoding": timed.encoding, "first": timed.first, "end": timed.end}
             yield {"event": "run", "number": number, "counts": counts, "sample": timed.sample.model_dump(mode="json"), **marks}
