@@ -16,14 +16,15 @@ from skinedge.measure.result import PowerMode
 TOTALS = ("VDD_IN", "VIN", "POM_5V_IN")
 _OFF_C = -256.0  # a sensor whose part is powered down
 
-_NUMBER = r"[0-9]{1,9}"  # ASCII digits only, and no more than a counter can have
+# ASCII digits only, and no more than a counter can have.  A number counts only where what follows shows that it is whole.
+_NUMBER = r"[0-9]{1,9}"
 _RAM = re.compile(rf"\bRAM ({_NUMBER})/({_NUMBER})MB(?![0-9A-Za-z])")
 _SWAP = re.compile(rf"\bSWAP ({_NUMBER})/({_NUMBER})MB(?![0-9A-Za-z])")
 _CPU = re.compile(r"\bCPU \[([^\[\]]*)\]")
 _CORE = re.compile(rf"({_NUMBER})%@({_NUMBER})")
-_EMC = re.compile(rf"\bEMC_FREQ ({_NUMBER})%(?:@({_NUMBER})(?![0-9.]))?")
+_EMC = re.compile(rf"\bEMC_FREQ ({_NUMBER})%(?:@({_NUMBER})(?=\s))?")
 _GPU_LOAD = re.compile(rf"\bGR3D_FREQ ({_NUMBER})%")
-_GPU_CLOCKS = re.compile(rf"\bGR3D_FREQ (?:{_NUMBER}%)?@\[?({_NUMBER}(?:,{_NUMBER})*)(?:\]|(?=\s|$))")
+_GPU_CLOCKS = re.compile(rf"\bGR3D_FREQ (?:{_NUMBER}%)?@(?:\[({_NUMBER}(?:,{_NUMBER})*)\]|({_NUMBER})(?=\s))")
 _HEAT = re.compile(rf"(?<!\S)([A-Za-z][\w-]*)@(-?{_NUMBER}(?:\.{_NUMBER})?)C(?=[/\s]|$)", re.ASCII)
 _RAIL = re.compile(rf"(?<!\S)([A-Z][A-Z0-9_]*) (-?{_NUMBER})mW(?:/-?{_NUMBER}mW)+(?=\s|$)")
 _OLD_RAIL = re.compile(rf"(?<!\S)(POM_[A-Z0-9_]+) (-?{_NUMBER})/-?{_NUMBER}(?=\s|$)")
@@ -60,7 +61,7 @@ def parse_tegrastats(line: str) -> Tegrastats:
         emc_percent=int(emc[1]) if emc else None,
         emc_mhz=int(emc[2]) if emc and emc[2] else None,
         gpu_percent=int(load[1]) if load else None,
-        gpu_mhz=tuple(map(int, clocks[1].split(","))) if clocks else (),
+        gpu_mhz=tuple(map(int, (clocks[1] or clocks[2]).split(","))) if clocks else (),
         temperatures_c={name: value for name, value in heat.items() if value > _OFF_C},
         rails_mw={name: value for name, value in rails.items() if name != "NC"},
     )

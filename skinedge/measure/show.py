@@ -112,10 +112,16 @@ def _case_json(found: CaseResult) -> dict[str, Json]:
     energies = {"prefill": found.prefill_energy, "decode": found.decode_energy}
     return {
         "name": case.name, "status": found.status, "reason": found.reason, "prompt_tokens": case.prompt_tokens,
-        "image_tokens": case.image_tokens, **{name: s.to_json() for name, s in summaries.items() if s},
+        "image_tokens": case.image_tokens, "ttft_parts": parts_of_ttft(found), **{name: s.to_json() for name, s in summaries.items() if s},
         **{f"{phase}_j_per_token": e.gross_j / e.tokens for phase, e in energies.items() if e},
         **{f"{phase}_net_j_per_token": e.net_j / e.tokens for phase, e in energies.items() if e},
     }  # fmt: skip
+
+
+def parts_of_ttft(found: CaseResult) -> float | None:
+    """The sum of the parts over the time to the first token, median of the runs: 1 within 2 %, or something is not timed."""
+    ratios = summarise([sum(float(getattr(s, p)) for p in _PARTS) / s.ttft_ms for s in found.samples if s.ttft_ms])
+    return ratios.median if ratios else None
 
 
 def show_comparison(found: Comparison) -> None:
