@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from command_line import ROOT, environment
 
-from benchmarks import bench_selfcheck, gpu_bench
-from benchmarks.slowed_worker import Slowed
+from benchmarks import bench_selfcheck, gpu_bench, slowed_worker
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export
 from skinedge.measure import bench
@@ -35,29 +34,29 @@ def bundle(source: AdapterCheckpoint, tmp_path_factory: pytest.TempPathFactory) 
     return export(source, "onnx", ExportOptions("int4", workers=1), tmp_path_factory.mktemp("small") / "onnx").path
 
 
-def test_a_planted_slowdown_is_in_the_time_and_not_in_a_number() -> None:
-    import time
+def test_a_planted_slowdown_is_in_the_time_and_not_in_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of which every look takes a microsecond and a step of the model ten milliseconds."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 1e-6
+        return now
 
     class Steady:
         vocab_size = context_length = 1
         encode_image = prefill = close = None
 
         def step(self, token: int) -> int:
-            until = time.perf_counter() + 0.01
-            while time.perf_counter() < until:
-                pass
+            nonlocal now
+            now += 0.01
             return token
 
-    def shortest(session: Any) -> float:
-        times = []
-        for _ in range(15):
-            begin = time.perf_counter()
-            assert session.step(7) == 7
-            times.append(time.perf_counter() - begin)
-        return min(times)
-
-    ratio = shortest(Slowed(Steady(), 0.5)) / shortest(Steady())  # type: ignore[arg-type]
-    assert 1.45 < ratio < 1.8
+    monkeypatch.setattr(slowed_worker.time, "perf_counter", clock)
+    for share in (0.0, 0.05, 0.5):
+        begin = now
+        assert slowed_worker.Slowed(Steady(), share).step(7) == 7  # type: ignore[arg-type,comparison-overlap]
+        assert now - begin == pytest.approx(0.01 * (1 + share), abs=5e-6)
 
 
 def test_trials_count_what_was_called_a_difference(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -103,7 +102,7 @@ def test_the_7bs_part_measures_what_runs_and_says_why_the_rest_does_not(
     suite_file = tmp_path / "one.toml"
     suite_file.write_text('[[case]]\nname = "one"\nimages = [[56, 56]]\nnew_tokens = 3\n')
     arms = [
-        gpu_bench.Arm("onnx", Opening(processor="cpu", threads=1, context=256), ExportOptions("int4", workers=1)),
+        gpu_bench.Arm("onnx", Opening(processor="cpu", threads=1, context=512), ExportOptions("int4", workers=1)),
         gpu_bench.Arm("gguf", Opening(side="onnx"), ExportOptions("f32", workers=1)),
     ]
     first, second = gpu_bench.measure(source, arms, read_suite(str(suite_file)), tmp_path / "work", Rules(1, 2, 0.0))
