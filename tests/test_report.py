@@ -95,6 +95,8 @@ def test_a_machine_that_is_no_known_device_has_the_ceiling_of_its_probe() -> Non
     assert (found.source, found.cache_bytes) == ("probe on the machine", None)
     assert found.tok_s == pytest.approx(62e9 / 7.51e9)
     assert case_figures(r.model_copy(update={"bandwidth_gb_s": None}), runs).ceiling is None
+    # what a processor's cache can hold is not read from memory
+    assert case_figures(r.model_copy(update={"weight_bytes_per_token": 300 << 20}), runs).ceiling is None
 
 
 @pytest.mark.parametrize(

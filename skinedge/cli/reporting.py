@@ -34,6 +34,4 @@ def report(
             {"report": str(out), "nbytes": nbytes, "measured": measured, "forecasts": forecasts, "parity": parities, "kits": kits}
         )
     else:
-        say(
-            f"{out}: {size(nbytes)}, from documents of measurement: {measured}, forecast: {forecasts}, parity: {parities}, kit: {kits}."
-        )
+        say(f"{out}: {size(nbytes)}. Measurements {measured}, forecasts {forecasts}, parity reports {parities}, kits {kits}.")

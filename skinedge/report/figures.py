@@ -14,6 +14,8 @@ from skinedge.measure.result import CaseResult, EnergyRecord, Result, Status
 
 STAGES = ("preprocess_ms", "image_encode_ms", "prefill_ms", "sample_ms")
 ADDS_UP = 0.02  # of the time to the first token
+# Weights that fit into a processor's cache (the largest: 384 MiB) are not read from memory: there is no ceiling then.
+CACHED_BELOW = 768 << 20
 
 
 @dataclass(frozen=True)
@@ -139,19 +141,19 @@ def effective_status(result: Result, case: CaseResult) -> tuple[Status, str | No
 
 
 def ceiling(result: Result, case: CaseResult) -> Ceiling | None:
-    """The ceiling of a case's decoding; ``None`` if the result says too little.
+    """The ceiling of a case's decoding; ``None`` if the result says too little, or a cache can hold the weights.
 
     A known device's data sheet comes before the probe, which may itself be slow.  The time of a step grows linearly with
     the context, so the mean context of the steps gives the exact mean.
     """
     bandwidth, source = _bandwidth(result)
-    if bandwidth is None or not result.weight_bytes_per_token or not case.samples:
+    weights, cache = result.weight_bytes_per_token or 0, result.cache_bytes_per_position
+    if bandwidth is None or weights < CACHED_BELOW or not case.samples:
         return None
     steps = [(s.output_tokens - 1) / 2 for s in case.samples]
     context = case.case.prompt_tokens + sum(steps) / len(steps)
-    nbytes = result.weight_bytes_per_token + (result.cache_bytes_per_position or 0) * context
-    cache = result.cache_bytes_per_position
-    return Ceiling(bandwidth * 1e9 / nbytes, bandwidth, source, result.weight_bytes_per_token, cache, context)
+    nbytes = weights + (cache or 0) * context
+    return Ceiling(bandwidth * 1e9 / nbytes, bandwidth, source, weights, cache, context)
 
 
 def _bandwidth(result: Result) -> tuple[float | None, str]:

@@ -160,12 +160,11 @@ def problems(documents: Documents, found: Sequence[Machine]) -> list[str]:
 def _impossible(found: Sequence[Machine]) -> Iterator[str]:
     for entry in (e for machine in found for e in machine.entries):
         for figures in (c for c in entry.cases if c.shown):
-            where = f"{entry.id}, {entry.label}, case {figures.case.case.name}"
-            if figures.above_ceiling and figures.tok_s and figures.ceiling:
+            where, limit = f"{entry.id}, {entry.label}, case {figures.case.case.name}", figures.ceiling
+            if figures.above_ceiling and figures.tok_s and limit:
                 yield (
-                    f"{where}: {figures.tok_s.median:.4g} tokens/s is above the ceiling of {figures.ceiling.tok_s:.4g}. That is "
-                    f"a bug: in the timing, in the {figures.ceiling.source} of {figures.ceiling.bandwidth_gb_s:g} GB/s, or in the "
-                    "bytes counted per token (weights that fit into a processor's cache are not read from memory)."
+                    f"{where}: {figures.tok_s.median:.4g} tokens/s is above the ceiling of {limit.tok_s:.4g}. That is a bug: in "
+                    f"the timing, in the {limit.source} of {limit.bandwidth_gb_s:g} GB/s, or in the bytes counted per token."
                 )
             for problem in figures.problems:
                 yield f"{where}: {problem}."
