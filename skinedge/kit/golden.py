@@ -141,7 +141,8 @@ def _outcome(pipeline: Pipeline, folder: Path, case: GoldenCase) -> GoldenOutcom
         reason = "the prompt has other tokens"
     else:
         rows = _told(pipeline, prompt, images, case.tokens)
-        off = max(_off(row, kept) for row, kept in zip(rows, case.likeliest, strict=True))
+        # numpy's maximum, because Python's own passes over a NaN that is not the first.
+        off = float(np.max([_off(row, kept) for row, kept in zip(rows, case.likeliest, strict=True)]))
         same = next((n for n, (r, t) in enumerate(zip(rows, case.tokens, strict=True)) if int(r.argmax()) != t), len(case.tokens))
         if not off <= case.tolerance:  # not a number is off too
             reason = f"a log-probability is off by {off:.3g} and {case.tolerance:g} is the limit"

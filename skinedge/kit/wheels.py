@@ -84,8 +84,18 @@ def _built(folder: Path) -> Path:
         for name in _SOURCES:
             shutil.copyfile(_ROOT / name, source / name)
         environment = {"SOURCE_DATE_EPOCH": "315532800"}  # the same source, the same bytes
-        pip(["wheel", "--no-deps", "--wheel-dir", str(folder), str(source)], "skinedge's own wheel cannot be built", environment)
+        command = ["wheel", "--no-deps", *_isolation(), "--wheel-dir", str(folder), str(source)]
+        pip(command, "skinedge's own wheel cannot be built", environment)
     return _own(folder)
+
+
+def _isolation() -> list[str]:
+    """Without a network pip cannot fetch what builds a wheel; where it is installed it is used."""
+    try:
+        new_enough = int(importlib.metadata.version("setuptools").partition(".")[0]) >= 77
+    except importlib.metadata.PackageNotFoundError:
+        new_enough = False
+    return ["--no-build-isolation"] if new_enough else []
 
 
 def _packed(folder: Path) -> Path:
