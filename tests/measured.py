@@ -146,6 +146,13 @@ def forecast() -> Forecast:
     )  # fmt: skip
 
 
+def comparison(a: Result, b: Result) -> dict[str, Any]:
+    judged = {"case": "thumbnail", "metric": "tpot_ms", "verdict": "difference", "ratio": 0.81, "interval": [0.8, 0.82],
+              "pairs": 16, "noise_ratio": 1.0, "noise_interval": [0.99, 1.01], "noise_floor": 0.012, "level": 0.025}  # fmt: skip
+    results = {"a": a.model_dump(mode="json"), "b": b.model_dump(mode="json")}
+    return {"kind": "comparison", "status": "measured", "reason": None, "judgements": [judged], "results": results}
+
+
 def kit_record(run: Result | None, *, passed: bool = True) -> KitRecord:
     golden = GoldenOutcome(
         name="wide", passed=passed, reason=None if passed else "token 3 of 16 is another", pixels_same=True, logits_off=0.004,
@@ -189,6 +196,9 @@ def write_documents(folder: Path) -> list[Path]:
     nano = ORIN.model_copy(update={"model": "NVIDIA Jetson Orin NX", "device": "jetson-orin-nx-16gb", "cores": 8})
     carried = result(nano, trt, (measured_case(cap, 400, 62, 10),), weights=4_100_000_000, time="2026-05-05T07:00:00+00:00")
     documents["kit"] = kit_record(carried).to_json()
+    run = result(OFFICE, onnx, (measured_case(small, 900, 150, 11),), weights=4_100_000_000, time="2026-05-04T10:00:00+00:00")
+    other = result(OFFICE, gguf4, (measured_case(small, 950, 121, 12),), weights=4_680_000_000, time="2026-05-04T10:01:00+00:00")
+    documents["a-against-b"] = json.dumps(comparison(run, other))
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, text in documents.items():

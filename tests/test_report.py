@@ -250,8 +250,10 @@ def test_every_kind_of_document_is_found_and_counted_once(tmp_path: Path) -> Non
     three = [parity(bundle("gguf", s, 5, 10**9), 0.1) for s in ("q8_0", "q6_k", "q5_k_m")]
     (tmp_path / "demo.json").write_text(json.dumps(three))
     found = read_documents([tmp_path])
-    # the kit's file holds a measurement too
-    assert (len(found.measured), len(found.forecasts), len(found.parities), len(found.kits)) == (7, 1, 6, 1)
+    # the kit's file holds a measurement too, and the comparison two
+    assert (len(found.measured), len(found.forecasts), len(found.parities), len(found.kits)) == (9, 1, 6, 1)
+    assert len(found.comparisons) == 1
+    assert len(found) == len(list(tmp_path.glob("*.json")))
     assert len(read_documents([tmp_path / "orin-*.json"]).measured) == 3, "a pattern that the shell left alone"
 
 
@@ -259,7 +261,7 @@ def test_the_command(tmp_path: Path) -> None:
     write_documents(tmp_path / "docs")
     done = typed("report", tmp_path / "docs", "--out", tmp_path / "r.html", "--title", "Room 3", "--json")
     assert done.code == 0, done.err
-    assert done.json["measured"] == 7
+    assert done.json["measured"] == 9
     assert done.json["nbytes"] == (tmp_path / "r.html").stat().st_size
     assert "<title>Room 3</title>" in (tmp_path / "r.html").read_text()
     again = typed("report", tmp_path / "docs", "--out", tmp_path / "r.html")
@@ -277,6 +279,7 @@ def test_the_command(tmp_path: Path) -> None:
         ('{"kind": "kit-result", "schema_version": 99}', "no result of a kit of schema version 1"),
         ('{"cases": [], "machine": {}, "schema_version": 7}', "its schema version is 7"),
         ('{"cases": [], "machine": {}, "schema_version": 1}', "Field required"),
+        ('{"kind": "comparison", "judgements": []}', "status: Field required"),
         ('{"bundle": "x", "stages": [], "same_source": true}', "bundle: String should match pattern"),
     ],
 )

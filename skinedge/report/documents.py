@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,6 +17,7 @@ from skinedge.manifest import Sha256
 from skinedge.measure.forecast import Forecast, read_forecast
 from skinedge.measure.result import MAX_RESULT, Result, read_result
 
+R = TypeVar("R", bound=BaseModel)
 _HINT = "A report is made of what skinedge bench, plan --out, parity --report and a kit's run.sh write."
 
 
@@ -55,6 +57,32 @@ class Parity(_Read):
         return next((s.measured.get(metric) for s in self.stages if s.name == stage), None)
 
 
+class Judgement(_Read):
+    """One metric of one case, B over A: the median ratio, its interval, and the noise of A against itself."""
+
+    case: str
+    metric: str
+    verdict: str
+    ratio: float
+    interval: tuple[float, float]
+    pairs: int
+    noise_floor: float
+
+
+class _Pair(_Read):
+    a: Result
+    b: Result
+
+
+class Comparison(_Read):
+    """``skinedge bench A --against B``: what was judged, and a result of each."""
+
+    status: str
+    reason: str | None = None
+    judgements: tuple[Judgement, ...]
+    results: _Pair
+
+
 @dataclass(frozen=True)
 class Measured:
     """A result and the file it came in; ``kit`` is set if a kit brought it back."""
@@ -72,9 +100,11 @@ class Documents:
     forecasts: tuple[tuple[str, Forecast], ...]
     parities: tuple[Parity, ...]
     kits: tuple[tuple[str, KitRecord], ...]
+    comparisons: tuple[tuple[str, Comparison], ...] = ()
+    files: int = 0
 
     def __len__(self) -> int:
-        return len(self.measured) + len(self.forecasts) + len(self.parities) + len(self.kits)
+        return self.files
 
 
 def read_documents(paths: Sequence[Path]) -> Documents:
@@ -87,7 +117,9 @@ def read_documents(paths: Sequence[Path]) -> Documents:
     forecasts: dict[str, tuple[str, Forecast]] = {}
     parities: dict[str, Parity] = {}
     kits: dict[str, tuple[str, KitRecord]] = {}
-    for path in _files(paths):
+    comparisons: dict[str, tuple[str, Comparison]] = {}
+    files = 0
+    for files, path in enumerate(_files(paths), 1):  # noqa: B007
         raw = _peek(path)
         kind = raw.get("kind") if isinstance(raw, dict) else None
         if kind == "forecast":
@@ -98,6 +130,12 @@ def read_documents(paths: Sequence[Path]) -> Documents:
             kits.setdefault(kit.digest, (path.name, kit))
             if kit.result:
                 measured[kit.result.digest] = Measured(path.name, kit.result, kit)
+        elif kind == "comparison":
+            comparison = _checked(Comparison, path, raw, "measure again: skinedge bench A --against B --out result.json")
+            pair = comparison.results
+            comparisons.setdefault(pair.a.digest + pair.b.digest, (path.name, comparison))
+            for one in (pair.a, pair.b):
+                measured.setdefault(one.digest, Measured(path.name, one))
         elif _is_parity(raw):
             # of several comparisons of a bundle the last one given counts
             parities.update({p.bundle: p for p in _parities(path, raw)})
@@ -106,7 +144,14 @@ def read_documents(paths: Sequence[Path]) -> Documents:
             measured.setdefault(result.digest, Measured(path.name, result))
         else:
             raise UsageError(f"{path} is JSON but nothing that a report shows.", hint=_HINT)
-    return Documents(tuple(measured.values()), tuple(forecasts.values()), tuple(parities.values()), tuple(kits.values()))
+    return Documents(
+        tuple(measured.values()),
+        tuple(forecasts.values()),
+        tuple(parities.values()),
+        tuple(kits.values()),
+        tuple(comparisons.values()),
+        files,
+    )
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -143,10 +188,13 @@ def _is_parity(raw: object) -> bool:
 def _parities(path: Path, raw: object) -> Iterator[Parity]:
     """One comparison, or a list of them as the demonstration writes it."""
     for one in raw if isinstance(raw, list) else [raw]:
-        try:
-            yield Parity.model_validate(one)
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(str(p) for p in first["loc"]) or "report"
-            hint = "The file was changed or damaged: skinedge parity BUNDLE --report parity.json"
-            raise UsageError(f"{path}: {where}: {first['msg']}.", hint=hint) from e
+        yield _checked(Parity, path, one, "skinedge parity BUNDLE --report parity.json")
+
+
+def _checked(kind: type[R], path: Path, raw: object, again: str) -> R:
+    try:
+        return kind.model_validate_json(json.dumps(raw))  # JSON's types: lists for tuples, also where a part is strict
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or "report"
+        raise UsageError(f"{path}: {where}: {first['msg']}.", hint=f"The file was changed or damaged: {again}") from e

@@ -178,10 +178,13 @@ def _kit_failures(documents: Documents) -> Iterator[str]:
 
 
 def _parity_failures(found: Sequence[Machine]) -> Iterator[str]:
-    for entry in (e for machine in found for e in machine.entries):
-        if entry.parity and not entry.parity.passed:
-            stage = entry.parity.first_bad_stage or "?"
-            yield f"{entry.id}, {entry.label}: not the same model as in PyTorch, stage '{stage}' is out of tolerance."
+    """Each bundle once, with the results it has."""
+    entries = [e for machine in found for e in machine.entries if e.parity and not e.parity.passed]
+    for digest in dict.fromkeys(e.result.bundle.digest for e in entries):
+        same = [e for e in entries if e.result.bundle.digest == digest]
+        stage = (same[0].parity and same[0].parity.first_bad_stage) or "?"
+        ids = ", ".join(e.id for e in same)
+        yield f"{ids}, {same[0].label}: not the same model as in PyTorch, stage '{stage}' is out of tolerance."
 
 
 def left_out(found: Sequence[Machine]) -> list[tuple[str, str, str, str]]:
