@@ -28,6 +28,11 @@ class Entry:
     carried: bool
 
     @property
+    def counts(self) -> bool:
+        """Whether it has a case of fixed length that counts, if not the one by which bundles are compared."""
+        return any(c.shown and c.case.case.mode == "fixed" for c in self.cases)
+
+    @property
     def estimated(self) -> bool:
         """Whether its headline, or all that it holds, was computed instead of measured."""
         return self.headline.status == "estimated" if self.headline else self.result.status == "estimated"
