@@ -1,7 +1,7 @@
 #!/bin/sh
 # Verify, build engines where they are built on the device, repeat the golden cases, measure; write result.json.
 here=$(cd "$(dirname "$0")" && pwd)
-if [ ! -x "$here/venv/bin/python" ]; then
+if [ ! -e "$here/venv/bin/python" ]; then
     echo "error: this kit is not installed yet. Type: $here/install.sh" >&2
     exit 2
 fi
