@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -24,6 +25,18 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SUITE, MIRROR = "trixie", "http://deb.debian.org/debian"
 ROOT_PYTHON = "3.13"  # of that Debian
+# onnxruntime looks up the processor in /proc/cpuinfo and crashes on what an x86 kernel says there; qemu 7.2 leaves it so.
+CPU = "cortex-a76"  # 8.2, as a Jetson Orin's A78AE: products of 8-bit integers, half floats
+CPUINFO = """processor\t: {}
+BogoMIPS\t: 62.50
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x4
+CPU part\t: 0xd0b
+CPU revision\t: 1
+
+"""
 REACH = "import socket; socket.create_connection(('1.1.1.1', 443), 5)"
 
 
@@ -98,8 +111,10 @@ def emulated(kit: Path, work: Path, options: Sequence[str]) -> dict[str, object]
     root = work / "arm64"
     unpack_arm64(root)
     inside = carry(kit, root / "kit")
-    shell = ["unshare", "--net", "proot", "-q", "qemu-aarch64-static", "-r", str(root.resolve())]
-    shell += ["-b", "/proc", "-b", "/dev", "-b", "/sys", "-w", "/kit"]
+    cpuinfo = work / "cpuinfo"
+    cpuinfo.write_text("".join(CPUINFO.format(n) for n in range(os.cpu_count() or 1)))
+    shell = ["env", f"QEMU_CPU={CPU}", "unshare", "--net", "proot", "-q", "qemu-aarch64-static", "-r", str(root.resolve())]
+    shell += ["-b", "/proc", "-b", "/dev", "-b", "/sys", "-b", f"{cpuinfo}:/proc/cpuinfo", "-w", "/kit"]
     machine = run(*shell, "/usr/bin/python3", "-c", "import platform; print(platform.machine())")[0].strip()
     if machine != "aarch64":
         sys.exit(f"the emulated machine is {machine}")
