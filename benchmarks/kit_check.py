@@ -78,7 +78,7 @@ def install_and_run(kit: Path, shell: Sequence[str], options: Sequence[str]) -> 
     said = json.loads(skinedge("report", kit / "result.json", "--out", page, "--json")[0])
     if said["kits"] != 1 or not all(g["passed"] for g in record["golden"]):
         sys.exit(f"{kit}: {said}, golden cases {record['golden']}")
-    golden = [{k: g[k] for k in ("name", "same_tokens", "tokens", "logits_off", "pixels_same")} for g in record["golden"]]
+    golden = [{k: g[k] for k in ("name", "same_tokens", "tokens", "kl", "pixels_same")} for g in record["golden"]]
     return {
         "install_s": round(installed, 1), "run_s": round(ran, 1), "python": record["python"], "system": record["system"],
         "verified_files": record["verified_files"], "golden": golden, "report_bytes": said["nbytes"],

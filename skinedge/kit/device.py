@@ -123,7 +123,7 @@ def _bench(bundle: Path, side: str | None, settings: KitSettings, options: RunOp
 
 
 def _line(outcome: GoldenOutcome) -> str:
-    off = "" if outcome.logits_off is None else f", log-probabilities within {outcome.logits_off:.2g}"
+    off = "" if outcome.kl is None else f", KL {outcome.kl:.2g} nats"
     verdict = "as expected" if outcome.passed else f"FAILED: {outcome.reason}"
     return f"golden case {outcome.name}: {outcome.same_tokens} of {outcome.tokens} tokens the same{off}: {verdict}"
 

@@ -24,15 +24,16 @@ class _Record(BaseModel):
 class GoldenOutcome(_Record):
     """One golden case on the device.
 
-    ``logits_off`` is the largest difference of a teacher-forced logit from the kit's, ``same_tokens`` of ``tokens`` how many
-    greedy tokens came before the first other one.  ``pixels_same`` says whether the photograph was resized to the same bytes.
+    ``kl`` is the largest divergence (nats) of the probabilities of a teacher-forced step from the kit's, ``same_tokens`` of
+    ``tokens`` how many greedy tokens came before the first other one.  ``pixels_same`` says whether the photograph was resized
+    to the same bytes.
     """
 
     name: str
     passed: bool
     reason: str | None = None
     pixels_same: bool | None = None
-    logits_off: float | None = None
+    kl: float | None = None
     tolerance: float = Field(gt=0)
     same_tokens: int = Field(ge=0)
     tokens: int = Field(ge=1)
