@@ -138,7 +138,7 @@ def forecast() -> Forecast:
         skinedge="0.1.0", time="2026-05-03T08:00:00+00:00",
         model=PlannedModel(name="SkinGPT-R1", source="shape", text_parameters=7_615_616_512, vision_parameters=676_550_144,
                            adapter_parameters=4_000_000),
-        workload=Workload(image_pixels=(1008, 1008), image_tokens=1296, text_tokens=150, output_tokens=768, context=4096),
+        workload=Workload(megapixels=1.0, image_tokens=1296, text_tokens=150, output_tokens=768, context=4096),
         constants={"bandwidth share": Constant(value=0.72, unit="of the data sheet", why="median of the published rows")},
         accuracy=Accuracy(median_error=0.11, worst_error=0.31, rows=6),
         rows=(row("Jetson Orin Nano 8 GB Super", "fits", 4 * 10**9, 14.2),

@@ -39,9 +39,9 @@ class PlannedModel(_Record):
 
 
 class Workload(_Record):
-    """One question about one photograph.  ``image_pixels`` are width and height after the resize rule."""
+    """One question about one photograph of so many megapixels, which becomes so many image tokens."""
 
-    image_pixels: tuple[int, int]
+    megapixels: float = Field(ge=0)
     image_tokens: int = Field(ge=0)
     text_tokens: int = Field(ge=1)
     output_tokens: int = Field(ge=1)
