@@ -158,8 +158,9 @@ def ceiling(result: Result, case: CaseResult) -> Ceiling | None:
 
 def _bandwidth(result: Result) -> tuple[float | None, str]:
     name = result.machine.device
-    if name is not None and name in known_devices():
-        return read_device(name).bandwidth_gb_s, "data sheet"
+    stated = read_device(name).bandwidth_gb_s if name is not None and name in known_devices() else None
+    if stated:  # "this-machine" has none
+        return stated, "data sheet"
     return result.bandwidth_gb_s, "probe on the machine"
 
 
