@@ -185,6 +185,7 @@ def assemble(
         peak_private_bytes=told.peak_private,
         peak_device_bytes=told.device_peak - (told.device_at_start or 0) if on_gpu and told.device_peak else None,
         weight_bytes_per_token=ceiling.weight_bytes(manifest),
+        cache_bytes_per_position=ceiling.cache_bytes(manifest),
         throttling=tuple(dict.fromkeys(t for r in readings for t in r.throttle)),
         cases=tuple(cases),
     )

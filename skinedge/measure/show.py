@@ -112,7 +112,8 @@ def _case_json(found: CaseResult) -> dict[str, Json]:
     energies = {"prefill": found.prefill_energy, "decode": found.decode_energy}
     return {
         "name": case.name, "status": found.status, "reason": found.reason, "prompt_tokens": case.prompt_tokens,
-        "image_tokens": case.image_tokens, "ttft_parts": parts_of_ttft(found), **{name: s.to_json() for name, s in summaries.items() if s},
+        "image_tokens": case.image_tokens, "ttft_parts": parts_of_ttft(found),
+        **{name: s.to_json() for name, s in summaries.items() if s},
         **{f"{phase}_j_per_token": e.gross_j / e.tokens for phase, e in energies.items() if e},
         **{f"{phase}_net_j_per_token": e.net_j / e.tokens for phase, e in energies.items() if e},
     }  # fmt: skip
