@@ -83,6 +83,18 @@ def counted(what: str, items: Sequence[T], quiet: bool) -> Iterator[T]:
     yield from track(items, description=what, console=Console(stderr=True), transient=True)
 
 
+@contextmanager
+def live(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """One line on standard error that says where a long job is; it goes away at the end.  Not a terminal: nothing is said."""
+    if quiet:
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("", spinner="line") as status:
+        yield lambda text: status.update(text.replace("[", "\\["))
+
+
 def print_any_text() -> None:
     """Let standard output show what its encoding has no letter for (a path, an answer) as ``?`` instead of failing."""
     if isinstance(sys.stdout, TextIOWrapper):

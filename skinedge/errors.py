@@ -68,5 +68,9 @@ class OutputError(SkinedgeError):
     """The output place is taken, unwritable, or full."""
 
 
+class KitError(SkinedgeError):
+    """A kit cannot be put together, or what it holds is not what was put into it."""
+
+
 class MissingDependencyError(SkinedgeError):
     """An optional library is not installed; the hint names the extra that brings it."""

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import typer
 from command_line import environment, one_object, process, python, typed
+from measured import forecast
 from PIL import Image
 
 from skinedge.cli import app
@@ -59,8 +60,8 @@ def content(folder: Path) -> Mapping[str, bytes]:
 
 
 def test_the_commands_are_those_of_the_issues() -> None:
-    path = {"calibrate", "overflow", "quantize", "imatrix", "merge", "export", "plan", "run", "parity", "verify", "show"}
-    assert set(COMMANDS) == path | {"targets", "devices", "doctor", "demo"}
+    path = {"calibrate", "overflow", "quantize", "imatrix", "merge", "export", "plan", "run", "parity", "verify", "bench"}
+    assert set(COMMANDS) == path | {"kit", "report", "show", "targets", "devices", "doctor", "demo"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -135,6 +136,9 @@ def test_json_is_one_object_for_every_command(
         "quantize": ("--budget", "11MiB", "--calibration", tmp_path / "calibration", "--data", records, "--limit", "1",
                      "--kind", "q8_0", "--threads", "1", "--out", tmp_path / "plan.json"),
     }  # fmt: skip
+    (tmp_path / "forecast.json").write_text(forecast().to_json(), encoding="utf-8")
+    calls["report"] = (tmp_path / "forecast.json", "--out", tmp_path / "report.html")
+    calls["kit"] = (bundle, "--device", "jetson-agx-orin-64gb", "--dry-run", "--out", tmp_path / "kit")
     assert sorted(calls) == COMMANDS
     answers = {}
     for command, arguments in calls.items():

@@ -13,6 +13,7 @@ from export import build_on_device, release
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export, load_target, verify
 from skinedge.errors import UsageError
+from skinedge.kit.rebuild import rebuild
 from skinedge.targets._contract import ExportOptions
 
 
@@ -69,7 +70,7 @@ def test_plans_are_rebuilt_from_the_onnx_side(tiny_model: Path, tiny_branch: Pat
     source = AdapterCheckpoint.find(tiny_model, [tiny_branch])
     bundle = export(source, "trt", ExportOptions("int8", context=256), tmp_path / "b").path
     before = verify(bundle)
-    build_on_device.build(bundle, tmp_path / "new", "tensorrt_rtx", quiet=True)
+    rebuild(bundle, tmp_path / "new", "tensorrt_rtx", quiet=True)
     after = verify(tmp_path / "new")
     assert after.lineage[-1].digest == before.digest
     assert after.lineage[-1].note.startswith("plans rebuilt with tensorrt_rtx")

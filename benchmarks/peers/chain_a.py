@@ -107,6 +107,7 @@ def main() -> None:
         llama = unpack(args.sdist, args.work)
         model, lora = (args.model, args.adapter) if args.model else _made(args.work, args.layers)
         refuse_if_it_does_not_fit(model, args.work)
+        Quantizer(llama, args.work)  # compiled before anything is measured
         ours = measure(export_command(model, [lora], "gguf:q4_k_m", args.work / "ours"), {**os.environ, "PYTHONPATH": str(ROOT)})
         print("ours", ours, flush=True)
         made = tensors(args.work / "ours")

@@ -281,7 +281,8 @@ class Quantizer:
         # The wheel is built with the older C++ library interface (manylinux2014).
         flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-DNDEBUG", "-D_GLIBCXX_USE_CXX11_ABI=0"]
         places = [f"-I{llama / d}" for d in ("include", "src", "ggml/include")]
-        subprocess.run(["g++", *flags, *places, str(llama / "src" / "llama-quant.cpp"), "-o", str(out)], check=True)
+        if not out.exists():
+            subprocess.run(["g++", *flags, *places, str(llama / "src" / "llama-quant.cpp"), "-o", str(out)], check=True)
         return ctypes.CDLL(str(out))
 
 
@@ -290,7 +291,7 @@ def unpack(sdist: Path | None, folder: Path) -> Path:
     version = importlib.metadata.version("xllamacpp")
     if sdist is None:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "xllamacpp", f"xllamacpp=={version}"]
-        subprocess.run([*command, "--no-build-isolation", "-d", str(folder)], check=True)
+        subprocess.run([*command, "-d", str(folder)], check=True)
         sdist = next(folder.glob("xllamacpp-*.tar.gz"))
     if sdist.is_file():
         with tarfile.open(sdist) as archive:

@@ -166,6 +166,7 @@ class Result(_Record):
     peak_device_bytes: int | None = None
     bandwidth_gb_s: float | None = None  # measured by the probe on this machine
     weight_bytes_per_token: int | None = None
+    cache_bytes_per_position: int | None = None  # of keys and values; a decode step reads them for every position held
     throttling: tuple[str, ...] = ()
     cases: tuple[CaseResult, ...]
 

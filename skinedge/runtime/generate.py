@@ -61,7 +61,7 @@ class Transcript:
 
     ``token_ids`` holds every token chosen, an end token too.  ``text`` is what was given out, joined: without
     special tokens and without the stop text.  ``prefill_s`` runs from the prompt to its logits, ``step_s`` holds
-    the seconds of each later step; choosing tokens and decoding text are in neither.
+    the seconds of each later step, ``sample_s`` those of choosing each token; decoding text is in none of them.
     """
 
     token_ids: tuple[int, ...]
@@ -72,6 +72,7 @@ class Transcript:
     step_s: tuple[float, ...]
     biased: bool
     options: GenerateOptions
+    sample_s: tuple[float, ...] = ()
 
 
 def generate(
@@ -100,6 +101,7 @@ class _Progress:
     finish_reason: FinishReason = "cancelled"  # until it ends by itself
     prefill_s: float = 0.0
     step_s: list[float] = field(default_factory=list)
+    sample_s: list[float] = field(default_factory=list)
 
 
 class Generation(Iterator[GeneratedToken]):
@@ -148,6 +150,7 @@ class Generation(Iterator[GeneratedToken]):
             step_s=tuple(p.step_s),
             biased=self._bias is not None,
             options=self._options,
+            sample_s=tuple(p.sample_s),
         )
 
     def _run(self) -> Generator[GeneratedToken]:
@@ -158,7 +161,9 @@ class Generation(Iterator[GeneratedToken]):
         logits = self._session.prefill(self._prompt, self._images, bias=self._bias)
         self._progress.prefill_s = time.perf_counter() - begin
         while True:
+            begin = time.perf_counter()
             token = sampler.sample(logits)
+            self._progress.sample_s.append(time.perf_counter() - begin)
             ended = token in end_tokens
             text = stops.push("" if ended else stream.push(token))
             reason = self._reason(ended=ended, stopped=stops.found)
