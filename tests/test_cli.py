@@ -138,12 +138,13 @@ def test_json_is_one_object_for_every_command(
     }  # fmt: skip
     (tmp_path / "forecast.json").write_text(forecast().to_json(), encoding="utf-8")
     calls["report"] = (tmp_path / "forecast.json", "--out", tmp_path / "report.html")
+    calls["bench"] = (bundle, "--suite", "quick", "--runs", "1", "--seconds", "0", "--threads", "1")  # too few runs: it fails
     calls["kit"] = (bundle, "--device", "jetson-agx-orin-64gb", "--dry-run", "--out", tmp_path / "kit")
     assert sorted(calls) == COMMANDS
     answers = {}
     for command, arguments in calls.items():
         done = typed(command, *arguments, "--json")
-        assert done.code == (command == "parity"), done.err
+        assert done.code == (command in ("parity", "bench")), done.err
         assert done.err == "", command
         answers[command] = done.json
     assert answers["verify"]["verified"] is True
@@ -151,6 +152,7 @@ def test_json_is_one_object_for_every_command(
     assert answers["run"]["finish_reason"] in ("length", "eos")
     assert len(answers["run"]["images"][0]) == 64
     assert answers["parity"]["passed"] is False
+    assert answers["bench"]["status"] == "invalid"
     assert answers["demo"]["passed"] is True
     assert answers["targets"]["onnx"]["default"] == "int4"
     assert typed("show", tiny_model, "--json").json["kind"] == "checkpoint"
