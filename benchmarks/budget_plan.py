@@ -5,7 +5,8 @@ Usage: python -m benchmarks.budget_plan [--work DIR] [--case tiny|half-billion .
 The uniform arm is llama.cpp's own Q4_K_M with the calibration's importances (ggml's rounding, skinedge's bytes); the
 plan is made by ``skinedge quantize`` for exactly its size; a third arm is Q4_K_M without importances.  Each arm's
 matrices are put, as ggml restores them, into PyTorch in f32, and read narratives that neither calibration nor plan
-has seen: KL to the clean model and top-1 agreement at every position of the narrative, in one run.
+has seen (so do ONNX int4 and a plan
+of its size): KL to the clean model and top-1 agreement at every position of the narrative, in one run.
 
 tiny          the embedded base on drawn pictures
 half-billion  real Qwen2.5-0.5B weights (``benchmarks.real_weights``) on narratives of DermBench (``../shared/data``), text
@@ -30,7 +31,7 @@ from benchmarks import real_weights
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import load_target
 from skinedge.calibration.budget import Entry
-from skinedge.calibration.candidates import GgufCandidates, matrices
+from skinedge.calibration.candidates import GgufCandidates, OnnxCandidates, matrices
 from skinedge.calibration.damage import Asked
 from skinedge.calibration.planning import asked_of, candidates, plan_to_budget
 from skinedge.calibration.run import calibrate, prepare
@@ -140,6 +141,9 @@ def measure(case: str, work: Path, limit: int) -> dict[str, object]:
     with progress_bar(quiet=False) as progress:
         conversations = read_conversations(files[0], limit=limit, text_only=text_only)
         plan = plan_to_budget(source, options, candidates("gguf", calibration), conversations, uniform, progress, quiet=False)
+        onnx, words = OnnxCandidates(calibration), ExportOptions("int4", calibration=calibration)
+        int4 = load_target("onnx").plan(checkpoint, words).nbytes
+        of_onnx = plan_to_budget(source, words, onnx, conversations, int4, progress, target="onnx", quiet=False)
     weighted, blind = GgufCandidates(calibration), GgufCandidates()
     kinds = {t.source: t.kind.name for t in text_tensors(checkpoint.config, MIX, importances=True)}
     names = list(matrices(checkpoint.config))
@@ -148,6 +152,8 @@ def measure(case: str, work: Path, limit: int) -> dict[str, object]:
         "q4_k_m": judge.judge(lambda n: blind.restore(checkpoint.weights, n, kinds[n]), names),
         "q4_k_m with importances": judge.judge(lambda n: weighted.restore(checkpoint.weights, n, kinds[n]), names),
         "plan of the same size": judge.judge(lambda n: weighted.restore(checkpoint.weights, n, plan.mix[n]), names),
+        "onnx int4": judge.judge(lambda n: onnx.restore(checkpoint.weights, n, "int4"), names),
+        "onnx plan of int4's size": judge.judge(lambda n: onnx.restore(checkpoint.weights, n, of_onnx.mix[n]), names),
     }
     counts = {scheme: sum(e.scheme == scheme for e in plan.entries) for scheme in weighted.schemes}
     return {"uniform_bytes": uniform, "plan_bytes": plan.nbytes, "matrices_by_scheme": counts, "arms": arms,
