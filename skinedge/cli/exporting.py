@@ -191,6 +191,9 @@ def _export(
         from skinedge.bundle import load_target
         from skinedge.manifest import read_manifest
 
-        describe_manifest(out, read_manifest(out))
+        manifest = read_manifest(out)
+        describe_manifest(out, manifest)
+        if options.overflow and "wide" not in manifest.details:
+            say("  wide     nothing: the report has no value that these activations cannot hold")
         if load_target(target).RUNS:
             say(f"Next: skinedge run {out} PHOTOGRAPH, or skinedge parity {out} --reference MODEL --images FOLDER")
