@@ -3,10 +3,9 @@
 Usage: python -m benchmarks.budget_plan [--work DIR] [--case tiny|half-billion ...] [--json FILE]
 
 The uniform arm is llama.cpp's own Q4_K_M with the calibration's importances (ggml's rounding, skinedge's bytes); the
-plan is made by ``skinedge quantize`` for exactly its size; a third arm is Q4_K_M without importances.  Each arm's
-matrices are put, as ggml restores them, into PyTorch in f32, and read narratives that neither calibration nor plan
-has seen (so do ONNX int4 and a plan
-of its size): KL to the clean model and top-1 agreement at every position of the narrative, in one run.
+plan is made by ``skinedge quantize`` for exactly its size; a third arm is Q4_K_M without importances, and two more are ONNX int4
+and a plan of its size.  Each arm's matrices are put, as its target restores them, into PyTorch in f32, and read narratives
+that neither calibration nor plan has seen: KL to the clean model and top-1 agreement at every position, in one run.
 
 tiny          the embedded base on drawn pictures
 half-billion  real Qwen2.5-0.5B weights (``benchmarks.real_weights``) on narratives of DermBench (``../shared/data``), text

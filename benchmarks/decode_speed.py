@@ -24,12 +24,12 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.decode_bundles import GENAI, SHAPES
+from skinedge.measure.bandwidth import probe
 
 MODULE = "benchmarks.decode_speed"
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,21 +56,6 @@ def decode(bundle: Path, threads: int, tokens: int) -> list[float]:
         token = int(session.step(token).argmax())
         times.append(time.perf_counter() - begin)
     return times
-
-
-def bandwidth(threads: int) -> float:
-    """Bytes a second that so many threads read from memory, the best of five.
-
-    numpy asks for large pages; a loop of AVX-512 loads over such pages read 5 % more (29.1 against 27.8 GB/s, one thread).
-    """
-    block = np.ones((threads, (1 << 30) // 8 // threads), np.int64)
-    best = 0.0
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(5):
-            begin = time.perf_counter()
-            list(pool.map(np.bitwise_or.reduce, block))
-            best = max(best, block.nbytes / (time.perf_counter() - begin))
-    return best
 
 
 def weight_bytes(arm: str, folder: Path) -> int:
@@ -166,7 +151,7 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.bandwidth:
-        print(bandwidth(args.bandwidth))
+        print(probe(args.bandwidth))
         return
     if args.worker:
         folder, threads, tokens = args.worker

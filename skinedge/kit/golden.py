@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from skinedge.errors import KitError
 from skinedge.kit.record import GoldenOutcome
 from skinedge.manifest import InsidePath, Sha256
+from skinedge.measure.document import Record
 from skinedge.parity.pictures import make_picture
 from skinedge.runtime.prompt import ask
 from skinedge.runtime.session import Float32, ImageEncoding, Prompt, combined_bias
@@ -40,11 +41,7 @@ _TOLERANCE_ROUNDED = 0.02
 _TINY = 1e-9  # of probability: what is left for all other tokens may round to nothing
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class GoldenCase(_Record):
+class GoldenCase(Record):
     """One case; ``likeliest`` has ``len(tokens)`` rows of (token, log-probability), each before the token of its place."""
 
     name: str
@@ -57,7 +54,7 @@ class GoldenCase(_Record):
     tolerance: float = Field(gt=0)
 
 
-class GoldenCases(_Record):
+class GoldenCases(Record):
     """``golden.json``; ``side`` is what the bundle was opened as when the cases were made."""
 
     side: str

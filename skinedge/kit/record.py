@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from skinedge.errors import UsageError
 from skinedge.manifest import Sha256
-from skinedge.measure.result import MAX_RESULT, Result
+from skinedge.measure.document import Document, Record, read_json, validated
+from skinedge.measure.result import Result
 
 KIND = "kit-result"
 SCHEMA_VERSION = 1
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class GoldenOutcome(_Record):
+class GoldenOutcome(Record):
     """One golden case on the device.
 
     ``kl`` is the largest divergence (nats) of the probabilities of a teacher-forced step from the kit's, ``same_tokens`` of
@@ -39,7 +34,7 @@ class GoldenOutcome(_Record):
     tokens: int = Field(ge=1)
 
 
-class KitRecord(_Record):
+class KitRecord(Document):
     """One run of a kit on a device.
 
     ``kit`` is the digest of the kit's list of files, ``bundle`` that of the bundle that ran, which is not the kit's own where
@@ -67,15 +62,6 @@ class KitRecord(_Record):
         """Every golden case agrees."""
         return all(g.passed for g in self.golden)
 
-    @property
-    def digest(self) -> str:
-        """sha256 of the document."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-    def to_json(self) -> str:
-        """The text of the file."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
 
 def read_kit_record(path: Path) -> KitRecord:
     """Read and check what a kit brought back.
@@ -84,21 +70,8 @@ def read_kit_record(path: Path) -> KitRecord:
         UsageError: it is missing, too large, of another version, or not what a kit writes.
     """
     hint = "It is written on the device by the kit's run.sh."
-    try:
-        if path.stat().st_size > MAX_RESULT:
-            raise UsageError(f"{path}: {path.stat().st_size} bytes is too large for a kit's result.", hint=hint)
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text)
-    except OSError as e:
-        raise UsageError(f"{path} cannot be read: {e.strerror}.", hint=hint) from e
-    except (ValueError, RecursionError) as e:
-        raise UsageError(f"{path} is not JSON: {e}.", hint=hint) from e
+    text, raw = read_json(path, "a kit's result", hint)
     version = raw.get("schema_version") if isinstance(raw, dict) and raw.get("kind") == KIND else None
     if version != SCHEMA_VERSION:
         raise UsageError(f"{path} is no result of a kit of schema version {SCHEMA_VERSION}.", hint=hint)
-    try:
-        return KitRecord.model_validate_json(text)
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(p) for p in first["loc"]) or "result"
-        raise UsageError(f"{path}: {where}: {first['msg']}.", hint="The file was changed or damaged: run the kit again.") from e
+    return validated(KitRecord, path, text, "result", "run the kit again.")

@@ -8,27 +8,21 @@ it was measured, and every row says so (``status: estimated``).  Names and units
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from skinedge.errors import UsageError
+from skinedge.measure.document import Document, Record, read_json, validated
 
 SCHEMA_VERSION = 1
-MAX_FORECAST = 64 << 20
 
 Resource = Literal["memory bandwidth", "compute", "overhead"]
 Verdict = Literal["fits", "too large", "does not run"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class PlannedModel(_Record):
+class PlannedModel(Record):
     """What the forecast is of: a checkpoint folder (``source: weights``), or its ``config.json`` or a named shape alone."""
 
     name: str
@@ -38,7 +32,7 @@ class PlannedModel(_Record):
     adapter_parameters: int = Field(ge=0)  # of the side branch; a LoRA is merged
 
 
-class Workload(_Record):
+class Workload(Record):
     """One question about one photograph of so many megapixels, which becomes so many image tokens."""
 
     megapixels: float = Field(ge=0)
@@ -53,7 +47,7 @@ class Workload(_Record):
         return self.image_tokens + self.text_tokens
 
 
-class Constant(_Record):
+class Constant(Record):
     """A calibrated constant: what it stands for and where its value comes from."""
 
     value: float
@@ -61,7 +55,7 @@ class Constant(_Record):
     why: str
 
 
-class Accuracy(_Record):
+class Accuracy(Record):
     """How far the model of time is from published measurements: each row forecast by constants that never saw it."""
 
     median_error: float = Field(ge=0)  # |forecast / published - 1|
@@ -69,7 +63,7 @@ class Accuracy(_Record):
     rows: int = Field(ge=1)
 
 
-class MemoryParts(_Record):
+class MemoryParts(Record):
     """Bytes of the device's memory at once; ``available`` is what the system leaves."""
 
     weights: int = Field(ge=0)  # decoder, head, vision tower, adapter, and the embedding where the target keeps it there
@@ -85,7 +79,7 @@ class MemoryParts(_Record):
         return self.weights + self.cache + max(self.vision, self.prefill) + self.runtime
 
 
-class TimeParts(_Record):
+class TimeParts(Record):
     """Time to the first token and after it, and what each stage waits for."""
 
     preprocess_ms: float = Field(ge=0)
@@ -102,7 +96,7 @@ class TimeParts(_Record):
     decode_bound: Resource
 
 
-class ForecastRow(_Record):
+class ForecastRow(Record):
     """One device with one target and scheme.  ``reason`` says why it does not fit or run; ``time`` is there only if it does."""
 
     status: Literal["estimated"] = "estimated"
@@ -127,7 +121,7 @@ class ForecastRow(_Record):
         return self
 
 
-class Forecast(_Record):
+class Forecast(Document):
     """All rows of one question, fastest answer first and then those that do not fit or run."""
 
     schema_version: int = SCHEMA_VERSION
@@ -141,15 +135,6 @@ class Forecast(_Record):
     accuracy: Accuracy
     rows: tuple[ForecastRow, ...]
 
-    @property
-    def digest(self) -> str:
-        """sha256 of the document."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-    def to_json(self) -> str:
-        """The text of the file."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
 
 def read_forecast(path: Path) -> Forecast:
     """Read and check a forecast file.
@@ -158,21 +143,8 @@ def read_forecast(path: Path) -> Forecast:
         UsageError: it is missing, too large, of another version, or no forecast of skinedge.
     """
     make = "Make one: skinedge plan --out forecast.json"
-    try:
-        if path.stat().st_size > MAX_FORECAST:
-            raise UsageError(f"{path}: {path.stat().st_size} bytes is too large for a forecast.")
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text)
-    except OSError as e:
-        raise UsageError(f"{path} cannot be read: {e.strerror}.", hint=make) from e
-    except (ValueError, RecursionError) as e:
-        raise UsageError(f"{path} is not JSON: {e}.", hint=make) from e
+    text, raw = read_json(path, "a forecast", make)
     version = raw.get("schema_version") if isinstance(raw, dict) and raw.get("kind") == "forecast" else None
     if version != SCHEMA_VERSION:
         raise UsageError(f"{path} is no forecast of schema version {SCHEMA_VERSION}.", hint=make)
-    try:
-        return Forecast.model_validate_json(text)
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(p) for p in first["loc"]) or "forecast"
-        raise UsageError(f"{path}: {where}: {first['msg']}.", hint="The file was changed or damaged: forecast again.") from e
+    return validated(Forecast, path, text, "forecast", "forecast again.")

@@ -11,35 +11,29 @@ A figure is ``measured`` or ``estimated``; the two are never mixed without sayin
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from skinedge.errors import UsageError
 from skinedge.manifest import DecodingRecord, LineageRecord, Sha256
+from skinedge.measure.document import Document, Record, read_json, validated
 
 SCHEMA_VERSION = 1
-MAX_RESULT = 64 << 20
 
 Status = Literal["measured", "estimated", "invalid", "skipped"]
 Mode = Literal["fixed", "natural"]  # end of text ignored, for speed; or obeyed, for end to end
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class PowerMode(_Record):
+class PowerMode(Record):
     """A Jetson's power mode; the ids of different boards mean different things."""
 
     name: str
     id: int | None = None
 
 
-class MachineRecord(_Record):
+class MachineRecord(Record):
     """What the figures were measured on; whatever is unknown is ``None`` or left out, never guessed.
 
     ``device`` is a name of ``skinedge devices`` if it is one of them, ``model`` what the machine calls itself;
@@ -58,12 +52,12 @@ class MachineRecord(_Record):
     power_mode: PowerMode | None = None
     power_source: Literal["mains", "battery"] | None = None
     governor: str | None = None
-    clocks_mhz: dict[str, float] = {}
-    temperatures_c: dict[str, float] = {}
-    versions: dict[str, str] = {}  # driver and libraries
+    clocks_mhz: dict[str, float] = Field(default_factory=dict)
+    temperatures_c: dict[str, float] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)  # driver and libraries
 
 
-class BundleRecord(_Record):
+class BundleRecord(Record):
     """The artefact: ``digest`` of its manifest, bytes of all its files, recipe and lineage."""
 
     digest: Sha256
@@ -77,7 +71,7 @@ class BundleRecord(_Record):
     lineage: tuple[LineageRecord, ...]
 
 
-class CaseRecord(_Record):
+class CaseRecord(Record):
     """One row of a suite: what was asked.  ``images`` are sha256 of the photographs, ``prompt`` that of the rendered text."""
 
     name: str
@@ -92,7 +86,7 @@ class CaseRecord(_Record):
     context: int = Field(ge=1)
 
 
-class RunSample(_Record):
+class RunSample(Record):
     """One run of a case.  ``step_ms`` are the decode steps, one fewer than ``output_tokens``."""
 
     preprocess_ms: float = Field(ge=0)
@@ -116,7 +110,7 @@ class RunSample(_Record):
         return 1e3 / tpot if tpot else None
 
 
-class EnergyRecord(_Record):
+class EnergyRecord(Record):
     """Joules of one phase over all runs of a case: as drawn, and above idle."""
 
     gross_j: float = Field(ge=0)
@@ -126,7 +120,7 @@ class EnergyRecord(_Record):
     source: str  # nvml, ina3221, tegrastats, rapl
 
 
-class CaseResult(_Record):
+class CaseResult(Record):
     """The runs of one case; ``reason`` says why it is invalid or skipped."""
 
     case: CaseRecord
@@ -146,7 +140,7 @@ class CaseResult(_Record):
         return self
 
 
-class Result(_Record):
+class Result(Document):
     """One session of measuring a bundle on a machine."""
 
     schema_version: int = SCHEMA_VERSION
@@ -158,7 +152,7 @@ class Result(_Record):
     bundle: BundleRecord
     suite: str
     threads: int | None = None
-    flags: dict[str, str] = {}  # of the backend
+    flags: dict[str, str] = Field(default_factory=dict)  # of the backend
     load_cold_s: float | None = None
     load_warm_s: float | None = None
     peak_resident_bytes: int | None = None
@@ -170,15 +164,6 @@ class Result(_Record):
     throttling: tuple[str, ...] = ()
     cases: tuple[CaseResult, ...]
 
-    @property
-    def digest(self) -> str:
-        """sha256 of the document."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-    def to_json(self) -> str:
-        """The text of the file."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
 
 def read_result(path: Path) -> Result:
     """Read and check a result file.
@@ -186,24 +171,12 @@ def read_result(path: Path) -> Result:
     Raises:
         UsageError: it is missing, too large, of another version, or no result of skinedge.
     """
-    try:
-        if path.stat().st_size > MAX_RESULT:
-            raise UsageError(f"{path}: {path.stat().st_size} bytes is too large for a result.")
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text)
-    except OSError as e:
-        raise UsageError(f"{path} cannot be read: {e.strerror}.", hint="Make one: skinedge bench BUNDLE --out result.json") from e
-    except (ValueError, RecursionError) as e:
-        raise UsageError(f"{path} is not JSON: {e}.", hint="Make a result: skinedge bench BUNDLE --out result.json") from e
+    make = "Make one: skinedge bench BUNDLE --out result.json"
+    text, raw = read_json(path, "a result", make)
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
         raise UsageError(
             f"{path}: its schema version is {version!r} and this skinedge reads {SCHEMA_VERSION}.",
             hint="Give a file that skinedge bench wrote, or use the skinedge that wrote it.",
         )
-    try:
-        return Result.model_validate_json(text)
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(p) for p in first["loc"]) or "result"
-        raise UsageError(f"{path}: {where}: {first['msg']}.", hint="The file was changed or damaged: measure again.") from e
+    return validated(Result, path, text, "result", "measure again.")

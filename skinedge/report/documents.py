@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from skinedge.errors import UsageError
 from skinedge.kit.record import KIND as KIT
 from skinedge.kit.record import KitRecord, read_kit_record
 from skinedge.manifest import Sha256
+from skinedge.measure.document import read_json, validated
 from skinedge.measure.forecast import Forecast, read_forecast
-from skinedge.measure.result import MAX_RESULT, Result, read_result
+from skinedge.measure.result import Result, read_result
 
 R = TypeVar("R", bound=BaseModel)
 _HINT = "A report is made of what skinedge bench, plan --out, parity --report and a kit's run.sh write."
@@ -120,7 +121,7 @@ def read_documents(paths: Sequence[Path]) -> Documents:
     comparisons: dict[str, tuple[str, Comparison]] = {}
     files = 0
     for files, path in enumerate(_files(paths), 1):  # noqa: B007
-        raw = _peek(path)
+        _, raw = read_json(path, "a report's document", _HINT, absent="Check the spelling, or give the full path.")
         kind = raw.get("kind") if isinstance(raw, dict) else None
         if kind == "forecast":
             forecast = read_forecast(path)
@@ -168,18 +169,6 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         yield from found
 
 
-def _peek(path: Path) -> object:
-    try:
-        if path.stat().st_size > MAX_RESULT:
-            raise UsageError(f"{path}: {path.stat().st_size} bytes is too large for a report's document.")
-        raw: object = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise UsageError(f"{path} cannot be read: {e.strerror}.", hint="Check the spelling, or give the full path.") from e
-    except (ValueError, RecursionError) as e:
-        raise UsageError(f"{path} is not JSON: {e}.", hint=_HINT) from e
-    return raw
-
-
 def _is_parity(raw: object) -> bool:
     first = raw[0] if isinstance(raw, list) and raw else raw
     return isinstance(first, dict) and {"bundle", "stages", "same_source"} <= first.keys()
@@ -192,9 +181,5 @@ def _parities(path: Path, raw: object) -> Iterator[Parity]:
 
 
 def _checked(kind: type[R], path: Path, raw: object, again: str) -> R:
-    try:
-        return kind.model_validate_json(json.dumps(raw))  # JSON's types: lists for tuples, also where a part is strict
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(p) for p in first["loc"]) or "report"
-        raise UsageError(f"{path}: {where}: {first['msg']}.", hint=f"The file was changed or damaged: {again}") from e
+    # As text again, for JSON's types: lists for tuples, also where a part is strict.
+    return validated(kind, path, json.dumps(raw), "report", again)
