@@ -75,12 +75,12 @@ def planned(
 ) -> Iterator[Arm]:
     """Our ONNX schemes chosen matrix by matrix, together no larger than each of ``sizes``; measured once for all."""
     options, offered = ExportOptions("int4", calibration=calibration), OnnxCandidates(calibration)
-    fixed = Sizes.of(checkpoint, options, offered, "onnx").fixed
+    taken = Sizes.of(checkpoint, options, offered, "onnx")
     conversations = read_conversations(data, limit=limit, text_only=True)
     with progress_bar(quiet=False) as progress:
-        found = menu(source, options, offered, conversations, progress, target="onnx", quiet=False)
+        found = menu(source, options, offered, taken, conversations, progress, target="onnx", quiet=False)
     for name, nbytes in sizes.items():
-        yield uniform(f"onnx plan as large as {name}", offered, checkpoint, found.plan(fixed + nbytes).mix)
+        yield uniform(f"onnx plan as large as {name}", offered, checkpoint, found.plan(taken.fixed + nbytes).mix)
 
 
 def genai(name: str, folder: Path, config: ModelConfig) -> Arm:

@@ -111,14 +111,16 @@ def plan_to_budget(
         UsageError: the budget is too small.
         CalibrationError: a conversation cannot be used; it is named.
     """
-    Sizes.of(open_checkpoint(source.path, source.adapters), options, offered, target).check(budget)
-    return menu(source, options, offered, conversations, progress, target=target, quiet=quiet).plan(budget)
+    sizes = Sizes.of(open_checkpoint(source.path, source.adapters), options, offered, target)
+    sizes.check(budget)
+    return menu(source, options, offered, sizes, conversations, progress, target=target, quiet=quiet).plan(budget)
 
 
 def menu(
     source: AdapterCheckpoint,
     options: ExportOptions,
     offered: Candidates,
+    sizes: Sizes,
     conversations: Sequence[Conversation],
     progress: Progress,
     *,
@@ -131,6 +133,7 @@ def menu(
         source: the checkpoint and its adapters.
         options: with the calibration; ``scheme`` is that of what a plan does not touch.
         offered: the target's schemes.
+        sizes: what they take.
         conversations: narratives with photographs; the damage is measured on them.
         progress: told of the weights that are read.
         target: whose candidates ``offered`` are.
@@ -143,7 +146,7 @@ def menu(
 
     assert options.calibration is not None
     checkpoint = open_checkpoint(source.path, source.adapters)
-    weights, sizes = checkpoint.weights, Sizes.of(checkpoint, options, offered, target)
+    weights = checkpoint.weights
     importances = {m: _importances(options.calibration, m) for members in sizes.groups.values() for m in members}
     asked = asked_of(source, conversations, quiet)
     probe = offered.schemes[0]

@@ -125,14 +125,14 @@ def quantize(
     conversations = read_conversations(data, limit=limit, text_only=text_only)
     source = source_of(model, adapter)
     check_calibration(options.calibration, source)
-    found = Sizes.of(open_checkpoint(source.path, source.adapters), options, offered, target)
-    found.check(nbytes)
-    if dry_run and as_json:
-        sizes = {"fixed": found.fixed, "smallest": found.smallest, "largest": found.largest, "budget": nbytes}
-        emit({"out": str(out), "written": False, "matrices": len(found.groups), "schemes": offered.schemes, **sizes})
-        return
     if dry_run:
-        describe_sizes(found, offered.schemes, nbytes)
+        found = Sizes.of(open_checkpoint(source.path, source.adapters), options, offered, target)
+        found.check(nbytes)
+        if as_json:
+            sizes = {"fixed": found.fixed, "smallest": found.smallest, "largest": found.largest, "budget": nbytes}
+            emit({"out": str(out), "written": False, "matrices": len(found.groups), "schemes": offered.schemes, **sizes})
+        else:
+            describe_sizes(found, offered.schemes, nbytes)
         return
     use_threads(threads)
     with progress_bar(quiet=as_json) as progress:
