@@ -68,6 +68,22 @@ class OutputError(SkinedgeError):
     """The output place is taken, unwritable, or full."""
 
 
+class CasesError(SkinedgeError):
+    """Cases, a journal, a corpus or a sheet of scores that cannot be used as it is."""
+
+
+class InvalidScoresError(SkinedgeError):
+    """A judge's answer that does not hold six scores."""
+
+
+class EndpointError(SkinedgeError):
+    """A served model cannot be reached or will not serve us: the run stops, what was answered is kept."""
+
+
+class RefusedError(SkinedgeError):
+    """A served model will not answer this one request; the others may go on."""
+
+
 class KitError(SkinedgeError):
     """A kit cannot be put together, or what it holds is not what was put into it."""
 

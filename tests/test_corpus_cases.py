@@ -15,15 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from skinedge.errors import ImageError, OutputError, UsageError
+from skinedge.errors import CasesError, ImageError, OutputError, UsageError
+from skinedge.evaluation.cases import Case, read_cases
+from skinedge.evaluation.pictures import (
+    MAX_PIXELS,
+    copy_without_metadata,
+    data_uri,
+    earlier_likeness,
+    fingerprint,
+    perceptual_hash,
+)
+from skinedge.evaluation.scores import DIMENSIONS, Thresholds
+from skinedge.evaluation.tables import guarded, read_table, unguarded, write_table
 from skinedge.parity.pictures import make_picture
-from train.corpus.cases import Case, read_cases
-from train.corpus.errors import CorpusError
 from train.corpus.outcomes import Narrative, Rejection, Told
-from train.corpus.pictures import MAX_PIXELS, copy_without_metadata, data_uri, earlier_likeness, fingerprint, perceptual_hash
-from train.corpus.scores import DIMENSIONS, Thresholds
 from train.corpus.selection import Rules, distinct_pictures, in_turn, lot, passing, split_by_patient
-from train.corpus.tables import guarded, read_table, unguarded, write_table
 
 PAD = conftest.SHARED_DATA / "pad-ufes-20" / "metadata.csv"
 
@@ -65,7 +71,7 @@ def test_a_table_is_read_however_the_spreadsheet_saved_it(tmp_path: Path, encodi
 )
 def test_a_damaged_table_is_named(tmp_path: Path, data: bytes, why: str) -> None:
     (tmp_path / "t.csv").write_bytes(data)
-    with pytest.raises(CorpusError, match=why):
+    with pytest.raises(CasesError, match=why):
         read_table(tmp_path / "t.csv")
 
 
@@ -143,7 +149,7 @@ def test_json_lines_are_the_same_cases(tmp_path: Path) -> None:
     ],
 )
 def test_a_case_that_cannot_be_understood_is_named(tmp_path: Path, text: str, why: str) -> None:
-    with pytest.raises(CorpusError, match=why.replace("(", r"\(")):
+    with pytest.raises(CasesError, match=why.replace("(", r"\(")):
         cases_of(tmp_path, text)
 
 
@@ -160,9 +166,9 @@ def test_a_misspelt_column_is_not_overlooked(tmp_path: Path, text: str, why: str
 
 
 def test_a_damaged_json_line_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="line 2: it is not JSON"):
+    with pytest.raises(CasesError, match="line 2: it is not JSON"):
         cases_of(tmp_path, '{"image": "a", "label": "x"}\n{"image"\n', "c.jsonl")
-    with pytest.raises(CorpusError, match="line 1: it is not an object of plain values"):
+    with pytest.raises(CasesError, match="line 1: it is not an object of plain values"):
         cases_of(tmp_path, '{"image": ["a"], "label": "x"}\n', "c.jsonl")
 
 
@@ -225,7 +231,7 @@ def test_likeness_does_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.Mon
         near[rng.choice(512, 40, replace=False)] ^= True
         hashes.append(near)
     whole = earlier_likeness(hashes)
-    monkeypatch.setattr("train.corpus.pictures._BLOCK", 7)
+    monkeypatch.setattr("skinedge.evaluation.pictures._BLOCK", 7)
     assert earlier_likeness(hashes) == whole
     for place, like in enumerate(whole):
         near_ones = [i for i in range(place) if whole[i] is None and (hashes[i] != hashes[place]).sum() <= 64]

@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 from corpus_command import typed
 
-from skinedge.errors import OutputError, UsageError
+from skinedge.errors import CasesError, OutputError, UsageError
+from skinedge.evaluation.cases import Case
+from skinedge.evaluation.pictures import fingerprint
+from skinedge.evaluation.scores import DIMENSIONS
 from skinedge.parity.pictures import make_picture
 from train.corpus.card import card
-from train.corpus.cases import Case
-from train.corpus.errors import CorpusError
 from train.corpus.outcomes import Narrative, Rejection, Told
-from train.corpus.pictures import fingerprint
 from train.corpus.records import About, Corpus, copy_name, read_corpus, record_of, refusal_of, write_corpus
 from train.corpus.review import COLUMNS, certify, export_review
-from train.corpus.scores import DIMENSIONS
 
 NASTY = '=cmd|"/c calc"!A1 is what the macule {says}, “ü”'
 
@@ -200,7 +199,7 @@ def test_a_cell_that_cannot_be_meant_is_named_and_nothing_is_written(
     if why is None:
         certify(corpus, sheet, tmp_path / "second", 1)
         return
-    with pytest.raises(CorpusError) as caught:
+    with pytest.raises(CasesError) as caught:
         certify(corpus, sheet, tmp_path / "second", 4)
     assert why in caught.value.message
     assert caught.value.message.startswith("back.csv, row 3")
@@ -209,7 +208,7 @@ def test_a_cell_that_cannot_be_meant_is_named_and_nothing_is_written(
 
 def test_every_fault_of_a_sheet_is_told_at_once(corpus: Path, tmp_path: Path) -> None:
     sheet = filled(corpus, tmp_path / "back.csv", {"c0": scored("x"), "c1": scored("6"), "c3": scored(reviewer="")})
-    with pytest.raises(CorpusError) as caught:
+    with pytest.raises(CasesError) as caught:
         certify(corpus, sheet, tmp_path / "second", 4)
     assert "3 rows have faults; nothing was changed." in caught.value.hint
     assert "row 3, column 'Accuracy': 6 is not between 0 and 5" in caught.value.hint
@@ -226,5 +225,5 @@ def test_a_sheet_or_corpus_that_is_none(corpus: Path, tmp_path: Path) -> None:
         certify(tmp_path, tmp_path / "other.csv", tmp_path / "second", 4)
     lines = (corpus / "train.jsonl").read_text(encoding="utf-8").splitlines()
     (corpus / "train.jsonl").write_text(lines[0] + "\n" + lines[1].replace('"c1"', "17", 1) + "\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"train\.jsonl, line 2: id cannot be used"):
+    with pytest.raises(CasesError, match=r"train\.jsonl, line 2: id cannot be used"):
         read_corpus(corpus)

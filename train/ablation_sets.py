@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skinedge.errors import UsageError
+from skinedge.evaluation.cases import Case, read_cases
 from skinedge.staging import staged_file
 from train.arms import PAD, SYNTHDERM, Benchmark, SynthDerm
-from train.corpus.cases import Case, read_cases
 from train.data import read_records
 from train.errors import DataError
 
@@ -45,7 +45,7 @@ def pad_ufes_20(work: Path, folder: Path) -> Benchmark:
     """PAD-UFES-20's own ``train`` and ``val``: records written to ``work`` that name the photographs where they lie.
 
     Raises:
-        CorpusError: the metadata cannot be read.
+        CasesError: the metadata cannot be read.
         DataError: a photograph is missing.
     """
     cases = read_cases(folder / "metadata.csv", folder / "images").cases

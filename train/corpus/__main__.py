@@ -9,14 +9,14 @@ import typer
 
 from skinedge.console import Json, emit, note, printable, run_command, say, table
 from skinedge.errors import UsageError
+from skinedge.evaluation.cases import SPLITS, read_cases
+from skinedge.evaluation.endpoint import EndpointSettings, check_endpoint
+from skinedge.evaluation.scores import HIGHEST, LOWEST, Thresholds
 from skinedge.registry import check
 from skinedge.staging import refuse_taken
 from train.corpus.build import Plan, Prepared, build, notes, prepare, requests_to_make
-from train.corpus.cases import SPLITS, read_cases
-from train.corpus.endpoint import EndpointSettings, check_endpoint
 from train.corpus.review import certify as certify_corpus
 from train.corpus.review import export_review
-from train.corpus.scores import HIGHEST, LOWEST, Thresholds
 from train.corpus.selection import Rules
 from train.corpus.steps import TeacherSettings
 

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from skinedge.console import note
-from train.corpus.cases import Case
-from train.corpus.endpoint import Answer, Endpoint, EndpointSettings, StoppedError
-from train.corpus.errors import EndpointError, RefusedError
-from train.corpus.journal import Journal
+from skinedge.errors import EndpointError, RefusedError
+from skinedge.evaluation.cases import Case
+from skinedge.evaluation.endpoint import Answer, Endpoint, EndpointSettings, StoppedError
+from skinedge.evaluation.journal import Journal
+from skinedge.evaluation.pictures import data_uri
 from train.corpus.outcomes import Rejected, Rejection, Told
-from train.corpus.pictures import data_uri
 from train.corpus.steps import STEPS, Ask, Question, Step, TeacherSettings, tell
 
 # So many refusals in a row are the endpoint's fault and not the cases': at the very beginning, and later on.

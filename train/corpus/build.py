@@ -9,17 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from skinedge.console import Json, counted
-from skinedge.errors import ImageError, UsageError
+from skinedge.errors import CasesError, ImageError, UsageError
+from skinedge.evaluation.cases import SPLITS, Case, CaseFile
+from skinedge.evaluation.endpoint import EndpointSettings
+from skinedge.evaluation.journal import Journal, open_journal, read_journal
+from skinedge.evaluation.pictures import Fingerprint, fingerprint
 from skinedge.weights.checkpoint import digest_of
 from train.corpus.asking import Asker, ask_all, still_to_ask
 from train.corpus.bar import case_bar
 from train.corpus.card import card
-from train.corpus.cases import SPLITS, Case, CaseFile
-from train.corpus.endpoint import EndpointSettings
-from train.corpus.errors import CorpusError
-from train.corpus.journal import Journal, open_journal, read_journal
 from train.corpus.outcomes import Rejection, Told
-from train.corpus.pictures import Fingerprint, fingerprint
 from train.corpus.records import About, Corpus, copy_name, record_of, refusal_of, write_corpus
 from train.corpus.selection import Rules, distinct_pictures, in_turn, passing, split_by_patient
 from train.corpus.steps import STEPS, Step, TeacherSettings, settings_digest
@@ -75,7 +74,7 @@ def prepare(plan: Plan, quiet: bool) -> Prepared:
 
     Raises:
         UsageError: pictures may not be sent and a case has no description.
-        CorpusError: not one picture is where it is said to be.
+        CasesError: not one picture is where it is said to be.
     """
     cases = _chosen(plan)
     silent = [case for case in cases if not case.description]
@@ -93,7 +92,7 @@ def prepare(plan: Plan, quiet: bool) -> Prepared:
         except ImageError as e:
             rejected.append(Rejection(case, "unreadable image", e.message))
     if len(rejected) == len(cases):
-        raise CorpusError(
+        raise CasesError(
             f"not one of {len(cases)} pictures can be read: {rejected[0].detail}", hint="Name their folder: --images."
         )
     kept, double = distinct_pictures([case for case in cases if case.id in prints], prints)
@@ -104,7 +103,7 @@ def requests_to_make(plan: Plan, prepared: Prepared) -> dict[str, int]:
     """How many requests a build would make at most, by step.
 
     Raises:
-        CorpusError: the journal is damaged.
+        CasesError: the journal is damaged.
     """
     missing = asyncio.run(still_to_ask(prepared.cases, prepared.digests, read_journal(plan.journal), plan.teacher))
     by_step = Counter(step for steps in missing.values() for step in steps)

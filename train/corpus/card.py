@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from train.corpus.cases import SPLITS
+from skinedge.evaluation.cases import SPLITS
+from skinedge.evaluation.scores import DIMENSIONS, HIGHEST, mean_score
 from train.corpus.records import About, Corpus, Record, Refusal
-from train.corpus.scores import DIMENSIONS, HIGHEST, mean_score
 
 _SKIN = ("I-II", "III-IV", "V-VI")
 

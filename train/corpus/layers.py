@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from skinedge.evaluation.scores import after_thinking, last_object
 from train.corpus import prompts
 from train.corpus.outcomes import Narrative, Rejected
-from train.corpus.scores import after_thinking, last_object
 
 _LAYERS = ("observation", "reasoning", "diagnosis")
 

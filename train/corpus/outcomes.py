@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from train.corpus.cases import Case
+from skinedge.evaluation.cases import Case
 
 Reason = Literal[
     "missing image", "unreadable image", "duplicate image", "conflicting labels", "near-duplicate image",

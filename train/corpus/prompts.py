@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from string import Template
 
-from train.corpus.scores import DIMENSIONS, HIGHEST, LOWEST
+from skinedge.evaluation.scores import DIMENSIONS, HIGHEST, LOWEST
 
 SYSTEM = """\
 You are an experienced dermatologist who writes teaching cases. You write plain, exact English, say what you see \

@@ -17,13 +17,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from skinedge.errors import UsageError
+from skinedge.errors import CasesError, UsageError
+from skinedge.evaluation.cases import SPLITS
+from skinedge.evaluation.pictures import copy_without_metadata
 from skinedge.runtime.prompt import DEFAULT_QUESTION
 from skinedge.staging import staged
-from train.corpus.cases import SPLITS
-from train.corpus.errors import CorpusError
 from train.corpus.outcomes import Rejection, Told
-from train.corpus.pictures import copy_without_metadata
 
 ABOUT_FILE, REJECTED_FILE, CARD_FILE, IMAGES = "corpus.json", "rejected.jsonl", "README.md", "images"
 
@@ -192,7 +191,7 @@ def read_corpus(folder: Path) -> Corpus:
 
     Raises:
         UsageError: there is none.
-        CorpusError: a line of it is damaged.
+        CasesError: a line of it is damaged.
     """
     if not (folder / ABOUT_FILE).is_file():
         raise UsageError(
@@ -222,4 +221,4 @@ def _parsed(kind: type[_Line], text: bytes, where: str) -> _Line:
     except ValidationError as e:
         first = e.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the whole"
-        raise CorpusError(f"{where}: {field} cannot be used ({first['msg'].lower()}).") from e
+        raise CasesError(f"{where}: {field} cannot be used ({first['msg'].lower()}).") from e

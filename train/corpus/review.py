@@ -11,14 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from skinedge.errors import UsageError
+from skinedge.errors import CasesError, UsageError
+from skinedge.evaluation.cases import SPLITS
+from skinedge.evaluation.scores import DIMENSIONS, Thresholds, is_score
+from skinedge.evaluation.tables import Row, Table, read_table, write_table
 from train.corpus.card import card
-from train.corpus.cases import SPLITS
-from train.corpus.errors import CorpusError
 from train.corpus.layers import parse_record
 from train.corpus.records import IMAGES, Certificate, Corpus, Record, Refusal, read_corpus, relative, write_corpus
-from train.corpus.scores import DIMENSIONS, Thresholds, is_score
-from train.corpus.tables import Row, Table, read_table, write_table
 
 CORRECTED, REVIEWER = "corrected narrative", "reviewer"
 COLUMNS = ("id", "image", "narrative", *DIMENSIONS, CORRECTED, REVIEWER)
@@ -63,7 +62,7 @@ def certify(folder: Path, sheet: Path, out: Path, least: float) -> tuple[int, in
     Returns: how many were certified, how many rejected.
 
     Raises:
-        CorpusError: cells that cannot be meant, by row and column.
+        CasesError: cells that cannot be meant, by row and column.
         OutputError: ``out`` is taken.
     """
     corpus = read_corpus(folder)
@@ -87,7 +86,7 @@ def read_reviews(sheet: Path, records: Mapping[str, Record]) -> dict[str, Review
     """The reviewed rows of a sheet, by case id.
 
     Raises:
-        CorpusError: cells that cannot be meant; the first by row and column, more in the hint.
+        CasesError: cells that cannot be meant; the first by row and column, more in the hint.
         UsageError: there is no such file, or a column is missing.
     """
     if not sheet.is_file():
@@ -97,18 +96,18 @@ def read_reviews(sheet: Path, records: Mapping[str, Record]) -> dict[str, Review
         if column.casefold() not in table.columns:
             raise UsageError(f"{sheet} has no column '{column}'.", hint="Export a sheet and keep its header as it is.")
     reviews: dict[str, Review] = {}
-    faults: list[CorpusError] = []
+    faults: list[CasesError] = []
     for row in table.rows:
         try:
             for review in _review(table, row, records):
                 if review.id in reviews:
                     raise table.fault(row, "id", f"case '{review.id}' has been scored in an earlier row")
                 reviews[review.id] = review
-        except CorpusError as e:
+        except CasesError as e:
             faults.append(e)
     if faults:
         more = "".join(f"\n  {e.message}" for e in faults[1:_SHOWN_FAULTS])
-        raise CorpusError(faults[0].message, hint=f"{len(faults)} rows have faults; nothing was changed.{more}")
+        raise CasesError(faults[0].message, hint=f"{len(faults)} rows have faults; nothing was changed.{more}")
     return reviews
 
 

@@ -13,10 +13,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from train.corpus.cases import SPLITS, Case
+from skinedge.evaluation.cases import SPLITS, Case
+from skinedge.evaluation.pictures import Fingerprint, earlier_likeness
+from skinedge.evaluation.scores import Thresholds
 from train.corpus.outcomes import Reason, Rejection, Told
-from train.corpus.pictures import Fingerprint, earlier_likeness
-from train.corpus.scores import Thresholds
 
 # Two narratives are one if they share this much of their runs of five words (Jaccard).
 TWIN = 0.8

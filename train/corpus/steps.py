@@ -13,14 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from skinedge.errors import InvalidScoresError
+from skinedge.evaluation.cases import Case
+from skinedge.evaluation.endpoint import Answer
+from skinedge.evaluation.pictures import ENCODING
+from skinedge.evaluation.scores import after_thinking, parse_scores
 from skinedge.weights.checkpoint import digest_of
 from train.corpus import prompts
-from train.corpus.cases import Case
-from train.corpus.endpoint import Answer
 from train.corpus.layers import checked_narrative, parse_layers
 from train.corpus.outcomes import Rejected, Told
-from train.corpus.pictures import ENCODING
-from train.corpus.scores import after_thinking, parse_scores
 
 Step = Literal["describe", "reason", "standardise", "score"]
 STEPS: tuple[Step, ...] = ("describe", "reason", "standardise", "score")
@@ -106,8 +107,8 @@ async def tell(case: Case, image_digest: str, ask: Ask, settings: TeacherSetting
     judged = await asked("score", prompts.SCORE.substitute(known), *picture)
     try:
         return Told(case, image_digest, narrative, parse_scores(judged))
-    except Rejected as e:
-        raise Rejected(e.reason, f"{e.detail}; the judge ended with '{judged[-_LAST_WORDS:]}'", narrative.text) from e
+    except InvalidScoresError as e:
+        raise Rejected("invalid scores", f"{e.message}; the judge ended with '{judged[-_LAST_WORDS:]}'", narrative.text) from e
 
 
 def settings_digest(settings: TeacherSettings) -> str:

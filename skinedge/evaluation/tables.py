@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from skinedge.errors import CasesError
 from skinedge.staging import staged_file
-from train.corpus.errors import CorpusError
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full-width
 _SEPARATORS = ",;\t"
@@ -38,29 +38,29 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
-    def fault(self, row: Row, column: str, why: str) -> CorpusError:
+    def fault(self, row: Row, column: str, why: str) -> CasesError:
         """An error that names the cell."""
-        return CorpusError(f"{self.path.name}, row {row.number}, column '{column}': {why}.")
+        return CasesError(f"{self.path.name}, row {row.number}, column '{column}': {why}.")
 
 
 def read_table(path: Path) -> Table:
     """Read a CSV file, whatever spreadsheet saved it.
 
     Raises:
-        CorpusError: it is not readable as CSV, has no header, or a row does not fit the header.
+        CasesError: it is not readable as CSV, has no header, or a row does not fit the header.
     """
     text = _decoded(path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
     try:
         lines = [[cell.strip() for cell in line] for line in reader]
     except csv.Error as e:
-        raise CorpusError(f"{path}, line {reader.line_num}: this is not CSV ({e}).") from e
+        raise CasesError(f"{path}, line {reader.line_num}: this is not CSV ({e}).") from e
     if not lines or not any(lines[0]):
-        raise CorpusError(f"{path} has no header.", hint="Its first row must name the columns.")
+        raise CasesError(f"{path} has no header.", hint="Its first row must name the columns.")
     columns = tuple(name.casefold() for name in lines[0])
     for name in columns:
         if columns.count(name) > 1:
-            raise CorpusError(f"{path} has the column '{name}' twice.", hint="Rename or remove one of them.")
+            raise CasesError(f"{path} has the column '{name}' twice.", hint="Rename or remove one of them.")
     return Table(path, columns, tuple(_rows(path, columns, lines[1:])))
 
 
@@ -86,7 +86,7 @@ def unguarded(cell: str) -> str:
 def _rows(path: Path, columns: tuple[str, ...], lines: list[list[str]]) -> Iterable[Row]:
     for number, line in enumerate(lines, 2):
         if any(line[len(columns) :]):
-            raise CorpusError(f"{path.name}, row {number}: it has {len(line)} cells and the header {len(columns)}.")
+            raise CasesError(f"{path.name}, row {number}: it has {len(line)} cells and the header {len(columns)}.")
         if any(line):
             padded = line + [""] * (len(columns) - len(line))
             yield Row(number, dict(zip(columns, map(unguarded, padded), strict=False)))
@@ -99,7 +99,7 @@ def _decoded(path: Path) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
-        raise CorpusError(f"{path}, line {line}: it is not UTF-8.", hint="Save it as 'CSV UTF-8' in the spreadsheet.") from e
+        raise CasesError(f"{path}, line {line}: it is not UTF-8.", hint="Save it as 'CSV UTF-8' in the spreadsheet.") from e
 
 
 def _separator(text: str) -> str:

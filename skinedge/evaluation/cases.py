@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from skinedge.errors import UsageError
-from train.corpus.errors import CorpusError
-from train.corpus.tables import Row, Table, read_table
+from skinedge.errors import CasesError, UsageError
+from skinedge.evaluation.tables import Row, Table, read_table
 
 # Each field with the names its column may have.  ``description``: what is seen, where somebody wrote it down already.
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -72,7 +71,7 @@ def read_cases(path: Path, images: Path | None = None) -> CaseFile:
             there is looked for in the folders below.
 
     Raises:
-        CorpusError: a row cannot be understood, an id is there twice, or a patient is in two splits.
+        CasesError: a row cannot be understood, an id is there twice, or a patient is in two splits.
         UsageError: there is no such file or folder, or a column is missing or misspelt.
     """
     folder = images or path.parent
@@ -84,7 +83,7 @@ def read_cases(path: Path, images: Path | None = None) -> CaseFile:
     find = _Finder(folder)
     cases = tuple(_case(table, row, layout, find) for row in table.rows)
     if not cases:
-        raise CorpusError(f"{path} has no cases.")
+        raise CasesError(f"{path} has no cases.")
     _check_ids(table, cases)
     _check_patients(table, cases)
     unused = tuple(name for name in table.columns if name not in layout.values())
@@ -157,7 +156,7 @@ def _check_ids(table: Table, cases: Sequence[Case]) -> None:
     for case, row in zip(cases, table.rows, strict=True):
         if case.id in seen:
             where = f"{table.path.name}, rows {seen[case.id]} and {row.number}"
-            raise CorpusError(f"{where}: both have the id '{case.id}'.", hint="Give each case an id of its own in a column 'id'.")
+            raise CasesError(f"{where}: both have the id '{case.id}'.", hint="Give each case an id of its own in a column 'id'.")
         seen[case.id] = row.number
 
 
@@ -168,7 +167,7 @@ def _check_patients(table: Table, cases: Sequence[Case]) -> None:
             continue
         split, number = seen.setdefault(case.patient, (case.split, row.number))
         if split != case.split:
-            raise CorpusError(
+            raise CasesError(
                 f"{table.path.name}, rows {number} and {row.number}: patient '{case.patient}' is in {split} and in {case.split}.",
                 hint="Put all pictures of a patient into one split, or leave the column empty.",
             )
@@ -201,9 +200,9 @@ def _read_jsonl(path: Path) -> Table:
         try:
             value = json.loads(line)
         except ValueError as e:
-            raise CorpusError(f"{path}, line {number}: it is not JSON.") from e
+            raise CasesError(f"{path}, line {number}: it is not JSON.") from e
         if not isinstance(value, dict) or any(isinstance(v, dict | list) for v in value.values()):
-            raise CorpusError(f"{path}, line {number}: it is not an object of plain values.")
+            raise CasesError(f"{path}, line {number}: it is not an object of plain values.")
         rows.append(Row(number, {_sound(k).casefold(): "" if v is None else _sound(v) for k, v in value.items()}))
     columns = tuple(dict.fromkeys(name for row in rows for name in row.cells))
     return Table(path, columns, tuple(Row(r.number, {c: r.cells.get(c, "") for c in columns}) for r in rows))

@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from train.corpus.endpoint import Answer
-from train.corpus.errors import CorpusError
+from skinedge.errors import CasesError
+from skinedge.evaluation.endpoint import Answer
 
 
 class _Entry(BaseModel):
@@ -68,7 +68,7 @@ def open_journal(path: Path) -> Iterator[Journal]:
     One in which nothing came to stand is removed again.
 
     Raises:
-        CorpusError: a line before the last is damaged.
+        CasesError: a line before the last is damaged.
     """
     answers, whole = _read(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def read_journal(path: Path) -> Journal:
     """What a journal holds, for looking only; nothing if there is none.
 
     Raises:
-        CorpusError: a line before the last is damaged.
+        CasesError: a line before the last is damaged.
     """
     return Journal(_read(path)[0], None)
 
@@ -103,7 +103,7 @@ def _read(path: Path) -> tuple[dict[str, Answer], int]:
         except ValidationError as e:
             if number == len(lines) and not torn:
                 return answers, path.stat().st_size - len(line) - 1
-            raise CorpusError(
+            raise CasesError(
                 f"{path}, line {number}: it is damaged.", hint="Remove that line; its question is then asked again."
             ) from e
         answers[entry.key] = entry.answer()

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from train.corpus.outcomes import Rejected
+from skinedge.errors import InvalidScoresError
 
 DIMENSIONS = (
     "Accuracy", "Safety", "Medical Groundedness", "Clinical Coverage", "Reasoning Coherence", "Description Precision",
@@ -47,15 +47,15 @@ def parse_scores(answer: str) -> dict[str, float]:
     """The six scores of a judge's answer, in the order of ``DIMENSIONS``.
 
     Raises:
-        Rejected: ``invalid scores``.
+        InvalidScoresError: they cannot be read; the message says why.
     """
     found = last_object(answer)
     if found is None:
-        raise Rejected("invalid scores", "no JSON object after the reasoning")
+        raise InvalidScoresError("no JSON object after the reasoning")
     try:
         return {name: _score(name, found) for name in DIMENSIONS}
     except ValueError as e:
-        raise Rejected("invalid scores", str(e)) from e
+        raise InvalidScoresError(str(e)) from e
 
 
 def is_score(value: float) -> bool:

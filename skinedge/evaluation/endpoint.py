@@ -19,9 +19,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from skinedge.console import printable
-from skinedge.errors import MissingDependencyError, UsageError
-from train.corpus.errors import EndpointError, RefusedError
-from train.corpus.pacing import Pacer, growing_pause, retry_after
+from skinedge.errors import EndpointError, MissingDependencyError, RefusedError, UsageError
+from skinedge.evaluation.pacing import Pacer, growing_pause, retry_after
 
 if TYPE_CHECKING:
     import httpx2
@@ -36,7 +35,7 @@ _AT_HOME = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """Where the teacher is and how hard it may be asked.
+    """Where the model is served and how hard it may be asked.
 
     ``key_variable`` names the environment variable that holds the key; ``per_minute`` 0 is no limit.
     """
@@ -115,7 +114,7 @@ class _Reply(BaseModel):
 
 
 class Endpoint:
-    """A connection to the teacher; ``async with`` opens and closes it."""
+    """A connection to a served model; ``async with`` opens and closes it."""
 
     def __init__(self, settings: EndpointSettings) -> None:
         """Make ready to ask; nothing is sent yet.
@@ -269,7 +268,9 @@ def _client(settings: EndpointSettings, key: str) -> httpx2.AsyncClient:
     try:
         import httpx2
     except ImportError as e:
-        raise MissingDependencyError("asking a teacher needs httpx2.", hint="Install it: pip install 'skinedge[train]'.") from e
+        raise MissingDependencyError(
+            "asking a served model needs httpx2.", hint="Install it: pip install 'skinedge[evaluate]'."
+        ) from e
     return httpx2.AsyncClient(
         base_url=settings.url.rstrip("/") + "/",
         headers={"Authorization": f"Bearer {key}"} if key else {},
