@@ -38,7 +38,7 @@ from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export
 from skinedge.embedded import embedded_checkpoint
 from skinedge.measure.bench import Opening, Subject, questions, watching
-from skinedge.measure.compare import BLOCKS, FIRST, METRICS, medians, pairs, rules_for, run_all, schedule
+from skinedge.measure.compare import BLOCKS, FIRST, METRICS, fastest, pairs, rules_for, run_all, schedule
 from skinedge.measure.harness import Question, Rules, prepare, run_once
 from skinedge.measure.machine import open_sources
 from skinedge.measure.statistics import LEVEL, Judged, judge, paired_ratio
@@ -99,7 +99,7 @@ def trial(
         raise SystemExit(f"the trial was disturbed: {told[-1].problem}")
     found: dict[str, dict[str, Judged]] = {arm: {} for arm in arms if arm != AGAIN}
     for metric in METRICS:
-        by_arm = pairs(medians(told, 0, metric), arms)
+        by_arm = pairs(fastest(told, 0, metric), arms)
         for arm in found:
             found[arm][metric] = judge(by_arm[arm], by_arm[AGAIN], LEVEL / len(METRICS))
     return found

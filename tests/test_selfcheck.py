@@ -105,7 +105,7 @@ def test_the_7bs_part_measures_what_runs_and_says_why_the_rest_does_not(
         gpu_bench.Arm("onnx", Opening(processor="cpu", threads=1, context=512), ExportOptions("int4", workers=1)),
         gpu_bench.Arm("gguf", Opening(side="onnx"), ExportOptions("f32", workers=1)),
     ]
-    first, second = gpu_bench.measure(source, arms, read_suite(str(suite_file)), tmp_path / "work", Rules(1, 2, 0.0), 1)
+    first, second = gpu_bench.measure(source, arms, read_suite(str(suite_file)), tmp_path / "work", Rules(1, 2, 0.0))
     assert (first["target"], first["of_ceiling"]) == ("onnx", {"one": None})
     assert "the protocol asks for" in str(first["reason"])
     assert (second["status"], second["target"]) == ("skipped", "gguf")
