@@ -56,6 +56,8 @@ CARRIED = (
     "chat_template.jinja",
     "chat_template.json",
 )
+# What is made of a finished bundle and lies in its folder: each seals itself and names the bundle's digest.
+COMPANIONS = ("golden/",)
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENCE", "LICENSE.md")
 # Libraries whose versions the bytes of a bundle may depend on.
 _COMPUTING = ("numpy", "ml_dtypes", "gguf", "xllamacpp", "llama_cpp_python", "onnx", "onnx-ir")
@@ -186,16 +188,19 @@ def verify(folder: Path) -> Manifest:
     Raises:
         BundleError: a file is missing, changed, or does not belong; it is named.
     """
+    from skinedge.parity.recheck import verify_golden
+
     manifest = read_manifest(folder)
     listed = {record.path for record in manifest.files}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise BundleError(f"{folder}: '{name}' is a link, and a bundle holds plain files.", hint="Export it again.")
-        if path.is_file() and name not in listed and name != MANIFEST_FILE:
+        if path.is_file() and name not in listed and name != MANIFEST_FILE and not name.startswith(COMPANIONS):
             raise BundleError(f"{folder}: '{name}' does not belong to the bundle.", hint="Move it elsewhere.")
     for record in manifest.files:
         _verify_file(folder, record)
+    verify_golden(folder, manifest)
     return manifest
 
 
