@@ -6,6 +6,7 @@ reference first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from skinedge.runtime.session import Float32
 
+_BLOCK = 1 << 22  # logits at a time: 32 MiB in 64 bits
 Float64 = npt.NDArray[np.float64]
 
 
@@ -40,6 +42,28 @@ def kl_divergence(reference: Float32, other: Float32) -> Float64:
     p, q = log_softmax(reference), log_softmax(other)
     result: Float64 = np.maximum((np.exp(p) * (p - q)).sum(-1), 0.0)
     return result
+
+
+def along(
+    reference: Float32, other: Float32, chosen: Sequence[int]
+) -> tuple[Float64, npt.NDArray[np.bool_], Float64, Float64]:
+    """Two arms along one text: KL(reference || other) in nats, same arg max, and what each gives to the ``chosen`` token.
+
+    Args:
+        reference: logits ``[n, vocabulary]``.
+        other: those of the other arm.
+        chosen: the token at each position, ``n``.
+    """
+    tokens, same = np.asarray(chosen), reference.argmax(-1) == other.argmax(-1)
+    block = max(1, _BLOCK // reference.shape[-1])
+    parts = []
+    for first in range(0, len(reference), block):
+        here = slice(first, first + block)
+        p, q = log_softmax(reference[here]), log_softmax(other[here])
+        rows = np.arange(len(p)), tokens[here]
+        parts.append((np.maximum((np.exp(p) * (p - q)).sum(-1), 0.0), np.exp(p[rows]), np.exp(q[rows])))
+    kl, ours, theirs = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return kl, same, ours, theirs
 
 
 def logit_distance(reference: Float32, other: Float32) -> LogitDistance:
