@@ -181,13 +181,15 @@ def export(
 
 
 def verify(folder: Path) -> Manifest:
-    """Check every byte of a bundle against its manifest.
+    """Check every byte of a bundle against its manifest, and its certificate, if it has one, against both.
 
     Raises:
         BundleError: a file is missing, changed, or does not belong; it is named.
     """
+    from skinedge.parity.certificate import FILES, verify_certificate
+
     manifest = read_manifest(folder)
-    listed = {record.path for record in manifest.files}
+    listed = {*(record.path for record in manifest.files), *FILES}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
@@ -196,6 +198,7 @@ def verify(folder: Path) -> Manifest:
             raise BundleError(f"{folder}: '{name}' does not belong to the bundle.", hint="Move it elsewhere.")
     for record in manifest.files:
         _verify_file(folder, record)
+    verify_certificate(folder, manifest)
     return manifest
 
 
