@@ -11,7 +11,7 @@ import pytest
 from skinedge.evaluation.answer import usual_name
 from skinedge.evaluation.cases import _PAD_DIAGNOSES
 from skinedge.evaluation.scorer import Scored
-from skinedge.manifest import AppliedRecord
+from skinedge.manifest import AppliedRecord, Manifest
 from skinedge.parity import margins
 from skinedge.parity.endpoint import Endpoint
 from skinedge.parity.equivalence import LEAST_CASES, Margin, needed_if_equal
@@ -45,7 +45,7 @@ def test_answers() -> None:
     assert difference.estimate == pytest.approx(-2 / 600)
     assert (difference.interval.low, difference.interval.high) == (interval.low, interval.high)  # type: ignore[union-attr]
     assert difference.verdict == "pass"
-    assert difference.note.startswith("6 lost, 4 won; McNemar p 0.75")
+    assert difference.note == "6 in the reference alone, 4 in the bundle alone; McNemar p 0.75"
 
 
 @pytest.mark.parametrize(
@@ -265,11 +265,9 @@ def test_margins_by_bits() -> None:
 
 
 def test_a_bundle_is_judged_by_its_narrowest_weights() -> None:
-    class Some:
-        applied = {
-            "a": AppliedRecord(scheme="f32", bits=32, weights=10),
-            "b": AppliedRecord(scheme="q4_k", bits=4.5, weights=1000),
-            "c": AppliedRecord(scheme="q2", bits=2, weights=0),
-        }  # fmt: skip
-
-    assert narrowest_bits(Some()) == 4.5  # type: ignore[arg-type]
+    applied = {
+        "a": AppliedRecord(scheme="f32", bits=32, weights=10),
+        "b": AppliedRecord(scheme="q4_k", bits=4.5, weights=1000),
+        "c": AppliedRecord(scheme="q2", bits=2, weights=0),
+    }
+    assert narrowest_bits(Manifest.model_construct(applied=applied)) == 4.5

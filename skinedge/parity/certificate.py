@@ -99,7 +99,8 @@ class Example(Record):
 class Certificate(Document):
     """``parity.json``.
 
-    ``worst`` names, for each judged endpoint, the skin group in which it is worst; ``reasons`` say what stands between the
+    ``worst`` names, for each judged endpoint, the skin group in which it is worst, and ``underpowered``, for each group
+    that has too few cases for some, these; ``reasons`` say what stands between the
     certificate and a pass; ``reliability`` is the sentence that a workstation shows beside an answer.
     """
 
@@ -114,7 +115,7 @@ class Certificate(Document):
     reliability: str
     endpoints: tuple[Endpoint, ...]
     worst: dict[str, str]
-    underpowered: tuple[str, ...]
+    underpowered: dict[str, tuple[str, ...]]
     flips: tuple[Flip, ...]
     examples: tuple[Example, ...] = ()
     limits: tuple[str, ...]

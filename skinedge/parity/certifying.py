@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from pathlib import Path
 from skinedge.errors import ImageError, UsageError
 from skinedge.evaluation.answer import read_answer, same_diagnosis, usual_name
 from skinedge.parity.certificate import Certificate, Context, DataRecord, Example
-from skinedge.parity.endpoint import ALL, Endpoint
+from skinedge.parity.endpoint import ALL, Endpoint, Limits
 from skinedge.parity.equivalence import Margin, Verdict
 from skinedge.parity.flips import flips
 from skinedge.parity.margins import answer_margin
@@ -29,6 +30,7 @@ from skinedge.parity.record import SKIN_GROUPS, UNKNOWN_SKIN, Row
 from skinedge.weights.checkpoint import digest_of
 
 FEW = 40  # cases of a skin group: fewer are said to be few wherever reliability is stated
+_FEW = f"fewer than {FEW} tests"
 EXAMPLES = 4
 _PICTURE_PX = 320
 
@@ -87,13 +89,10 @@ def reliability(rows: Sequence[Row]) -> str:
     counts = Counter(r.skin for r in rows)
     if counts[UNKNOWN_SKIN] == len(rows):
         return f"{sentence}; skin type not known in any of them"
-    few = [_tests(group, counts[group]) for group in SKIN_GROUPS if counts[group] < FEW]
-    return "; ".join([sentence, *few])
-
-
-def _tests(group: str, n: int) -> str:
-    kinds = f"skin types {group.replace('-', '–')}"
-    return f"fewer than {FEW} tests on {kinds}" if n else f"no tests on {kinds}"
+    few = [group.replace("-", "–") for group in SKIN_GROUPS if 0 < counts[group] < FEW]
+    none = [group.replace("-", "–") for group in SKIN_GROUPS if not counts[group]]
+    counted = [f"{how} on skin types {' and '.join(groups)}" for how, groups in ((_FEW, few), ("no tests", none)) if groups]
+    return "; ".join([sentence, *counted])
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[Row]]]:
@@ -134,20 +133,26 @@ def _worst(found: Sequence[Endpoint]) -> dict[str, str]:
     return {name: e.group for name, e in worst.items()}
 
 
-def _badness(endpoint: Endpoint) -> float:
-    """How far toward, or past, its margin an estimate lies."""
-    margin, estimate = endpoint.margin, endpoint.estimate or 0.0
-    low, high = (margin.low, margin.high) if margin else (None, None)
-    return max(
-        v
-        for v in (low - estimate if low is not None else None, estimate - high if high is not None else None, -9e9)
-        if v is not None
-    )
+def _badness(endpoint: Endpoint) -> tuple[float, float]:
+    """How far toward, or past, its margin the estimate lies, and then the interval."""
+    ends = endpoint.interval or Limits()
+    estimate = endpoint.estimate or 0.0
+    low, high = (estimate if v is None else v for v in (ends.low, ends.high))
+    return _past(endpoint, estimate, estimate), _past(endpoint, low, high)
 
 
-def _underpowered(found: Sequence[Endpoint]) -> tuple[str, ...]:
-    groups = [e.group for e in found if e.group != ALL and e.verdict == "not enough data"]
-    return tuple(dict.fromkeys(groups))
+def _past(endpoint: Endpoint, low: float, high: float) -> float:
+    margin = endpoint.margin or Limits()
+    below = -math.inf if margin.low is None else margin.low - low
+    return max(below, -math.inf if margin.high is None else high - margin.high)
+
+
+def _underpowered(found: Sequence[Endpoint]) -> dict[str, tuple[str, ...]]:
+    few: dict[str, tuple[str, ...]] = {}
+    for e in found:
+        if e.group in SKIN_GROUPS and e.verdict == "not enough data":
+            few[e.group] = (*few.get(e.group, ()), e.name)
+    return few
 
 
 def _data(rows: Sequence[Row], context: Context) -> DataRecord:

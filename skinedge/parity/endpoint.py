@@ -106,7 +106,7 @@ def paired_shares(
     interval = tango(lost, won, n)
     verdict = margin.judge(interval) if margin else None
     more = needed_of_pairs(lost, won, n, -margin.low) if verdict == "not enough data" and margin and margin.low else None
-    note = f"{lost} lost, {won} won; McNemar p {mcnemar_exact(lost, won):.2g}, which is no proof of parity when it is large"
+    note = f"{lost} in the reference alone, {won} in the bundle alone; McNemar p {mcnemar_exact(lost, won):.2g}"
     return what.model_copy(
         update={
             "estimate": (won - lost) / n, "interval": _of(interval), "confidence": 0.95, "method": "Tango score",

@@ -22,8 +22,8 @@ def print_certificate(certificate: Certificate) -> None:
     say()
     for reason in certificate.reasons:
         say(f"- {reason}")
-    for group in certificate.underpowered:
-        say(f"- skin {group} is underpowered: {certificate.data.by_skin.get(group, 0)} cases")
+    for group, names in certificate.underpowered.items():
+        say(f"- skin {group} is underpowered with {certificate.data.by_skin[group]} cases: {', '.join(names)}")
     say(f"{len(certificate.flips)} diagnoses changed, {sum(f.dangerous for f in certificate.flips)} from malignant to benign.")
     say(f"parity: {certificate.verdict}; {certificate.reliability}")
 
@@ -50,9 +50,9 @@ def figure(value: float | None, unit: Unit) -> str:
 
 def _number(value: float, unit: Unit) -> str:
     if unit in ("share", "points"):
-        text = f"{100 * value:.1f}" if abs(value) >= 0.001 or value == 0 else f"{100 * value:.2g}"
+        text = f"{100 * value:.1f}" if abs(value) >= 0.0005 or value == 0 else f"{100 * value:.2g}"
     elif unit == "nats":
-        text = f"{value:.2g}"
+        text = f"{value:.3g}"
     else:
         text = f"{value:.0f}" if unit == "tokens" else f"{value:.3f}" if unit == "ratio" else f"{value:.2f}"
     return text.replace("-", MINUS) if float(text) else text.lstrip("-")
