@@ -58,6 +58,9 @@ def evaluate(
     send_photographs: Annotated[
         bool, typer.Option("--send-photographs", help="They may leave this machine, to an endpoint elsewhere.")
     ] = False,
+    standard_fields: Annotated[
+        bool, typer.Option("--standard-fields", help="Send an endpoint OpenAI's own fields only, no repetition penalty.")
+    ] = False,
     key_variable: Annotated[str, typer.Option(metavar="<name>", help="Environment variable that holds the key.")] = "",
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions to an endpoint at once.")] = 4,
     per_minute: Annotated[float, typer.Option(min=0, help="Questions a minute at most; 0 is no limit.")] = 0,
@@ -100,7 +103,9 @@ def evaluate(
     def endpoint(url: str) -> EndpointSettings:
         return _endpoint(EndpointSettings(url, key_variable, concurrency, per_minute), send_photographs, quiet or as_json)
 
-    who = _model(model, adapter, decoding, name, precision, device, side, threads, context, endpoint_model, endpoint)
+    who = _model(
+        model, adapter, decoding, name, precision, device, side, threads, context, endpoint_model, standard_fields, endpoint
+    )
     scorer = _scorer(judge, judge_model, judge_folder, endpoint) if judge else None
     place = journal or (journal_beside(out) if out else None)
     todo = plan(
@@ -156,7 +161,7 @@ def compare(
 def _model(
     model: str | None, adapters: list[Path] | None, decoding: DecodingRecord, name: str, precision: str, device: str,
     side: str | None, threads: int | None, context: int | None, served_as: str | None,
-    endpoint: Callable[[str], EndpointSettings],
+    standard: bool, endpoint: Callable[[str], EndpointSettings],
 ) -> Model:  # fmt: skip
     """Whichever of the three kinds ``model`` is."""
     from skinedge.evaluation.models import BundleModel, EndpointModel, TorchModel
@@ -165,7 +170,7 @@ def _model(
     if model and model.startswith(("http://", "https://")):
         if not served_as:
             raise UsageError(f"{model} may serve several models.", hint="Say which: --endpoint-model NAME")
-        return EndpointModel(endpoint(model), served_as, decoding, name)
+        return EndpointModel(endpoint(model), served_as, decoding, name, standard)
     folder = Path(model) if model else None
     if folder and (folder / MANIFEST_FILE).is_file():
         if adapters:

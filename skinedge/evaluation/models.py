@@ -173,12 +173,17 @@ def _settings(decoding: DecodingRecord, processor: ProcessorConfig) -> Mapping[s
 
 @dataclass(frozen=True)
 class EndpointModel:
-    """A model at an OpenAI-compatible endpoint, asked ``where.concurrency`` questions at a time."""
+    """A model at an OpenAI-compatible endpoint, asked ``where.concurrency`` questions at a time.
+
+    ``standard`` sends OpenAI's own fields only.  The repetition penalty is not among them, and is sent otherwise: vLLM takes
+    the default of the checkpoint's ``generation_config.json``, which is 1.05 for Qwen2.5-VL.
+    """
 
     where: EndpointSettings
     model: str
     decoding: DecodingRecord = OFFICIAL
     title: str = ""
+    standard: bool = False
 
     @property
     def name(self) -> str:
@@ -216,7 +221,8 @@ class EndpointModel:
                     answered = answered or reply.answer is not None
                     if refused >= (PATIENCE if answered else PATIENCE_AT_FIRST):
                         raise EndpointError(
-                            f"{refused} questions in a row got no answer: {reply.failed}", hint="Can this model see pictures?"
+                            f"{refused} questions in a row got no answer: {reply.failed}",
+                            hint="Can this model see pictures? If a field of the request is not known there: --standard-fields",
                         )
                     yield reply
             finally:
@@ -242,7 +248,9 @@ class EndpointModel:
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
             "temperature": self.decoding.temperature,
+            "top_p": self.decoding.top_p,
             "max_tokens": self.decoding.max_new_tokens,
+            **({} if self.standard else {"repetition_penalty": self.decoding.repetition_penalty}),
         }
 
 

@@ -74,7 +74,7 @@ def plan(model: Model, dataset: Dataset, selection: Selection, journal: Journal,
     Raises:
         UsageError: nothing is left to ask.
     """
-    chosen = choose(dataset.items, selection)
+    chosen = choose(dataset.items, selection, dataset.images)
     if question:
         chosen = replace(chosen, items=tuple(replace(item, question=question) for item in chosen.items))
     who, how = dict(model.identity()), dict(model.settings())

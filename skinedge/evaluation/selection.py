@@ -31,8 +31,10 @@ class Chosen:
     left_out_as_seen: int
 
 
-def choose(items: Sequence[Item], how: Selection) -> Chosen:
+def choose(items: Sequence[Item], how: Selection, images: Path) -> Chosen:
     """Apply a selection; photographs that are missing are named, and a limit counts only those that are there.
+
+    ``images`` is where they were looked for.
 
     Raises:
         UsageError: nothing is left, there is no such split, or the file of names cannot be read.
@@ -49,7 +51,7 @@ def choose(items: Sequence[Item], how: Selection) -> Chosen:
         first = next(item.image for item in unseen)
         raise UsageError(
             f"not one of {len(missing)} photographs is there; the first is {first.name}.",
-            hint=f"They were looked for in {first.parent} and below; say where they are: --images DIR",
+            hint=f"They were looked for in {images} and below; say where they are: --images DIR",
         )
     if not there:
         raise UsageError("nothing is left to ask.", hint="Training used all of it: use another split or benchmark.")

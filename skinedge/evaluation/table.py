@@ -180,9 +180,15 @@ def _accuracy_row(name: str, one: Evaluation, groups: Sequence[str]) -> tuple[st
     accuracy = figures.accuracy_by_unit or figures.accuracy
     answered = f"{figures.answered} of {asked}"
     return (
-        name, answered, percent(accuracy), percent(figures.balanced_accuracy), *by_group, figures.worst_group or ABSENT,
+        name, answered, percent(accuracy), percent(figures.balanced_accuracy), *by_group, _worst(one),
         percent(figures.structure),
     )  # fmt: skip
+
+
+def _worst(one: Evaluation) -> str:
+    """The worst skin group and how many answers that rests on."""
+    worst = one.figures.worst_group
+    return f"{worst} (n {one.figures.groups[worst].n})" if worst else ABSENT
 
 
 def _dimension_grids(found: Comparison) -> Iterator[Grid]:

@@ -19,7 +19,7 @@ _FOLDER = "evaluation/datasets"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A benchmark, read; ``digest`` is that of the file it is known by."""
+    """A benchmark, read; ``digest`` is that of the file it is known by, ``images`` where its photographs were looked for."""
 
     layout: str
     task: str
@@ -27,6 +27,7 @@ class Dataset:
     licence: str
     citation: str
     file: Path
+    images: Path
     digest: str
     items: tuple[Item, ...]
     rule: Rule
@@ -76,8 +77,8 @@ def open_dataset(place: Path, *, layout: str | None = None, images: Path | None 
     contents = module.read(file, images or file.parent, chosen)
     _check_ids(file, contents.items)
     return Dataset(
-        layout, chosen, module.TITLE, module.LICENCE, module.CITATION, file, file_digest(file), contents.items, contents.rule,
-        contents.notes,
+        layout, chosen, module.TITLE, module.LICENCE, module.CITATION, file, images or file.parent, file_digest(file),
+        contents.items, contents.rule, contents.notes,
     )  # fmt: skip
 
 
