@@ -18,6 +18,7 @@ def picture(path: Path, number: int, side: int = 56) -> None:
 
 
 def _csv(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

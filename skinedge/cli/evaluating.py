@@ -199,7 +199,8 @@ def _scorer(judge: str, served_as: str | None, folder: Path | None, endpoint: Ca
     if judge.startswith(("http://", "https://")):
         if not served_as:
             raise UsageError(f"{judge} may serve several models.", hint="Say which is to judge: --judge-model NAME")
-        return load_scorer("judge")(endpoint(judge), served_as)
+        where = endpoint(judge)
+        return load_scorer("judge")(where, served_as)
     make = load_scorer(judge)
     if judge == "judge":
         raise UsageError("a judge is a model at an endpoint.", hint="Give its address: --judge http://127.0.0.1:8000/v1")
