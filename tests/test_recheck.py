@@ -76,7 +76,7 @@ def test_what_moved_is_said_and_what_changed_fails(bundle: Path, monkeypatch: py
     assert said.code == 1
     assert "golden case wide: 16 of 16 tokens the same" in said.out
     assert "ANOTHER: its probabilities diverge by" in said.out
-    monkeypatch.setattr(module, "_machine", lambda: older)
+    monkeypatch.setattr(module, "describe_here", lambda: older)
     assert recheck(bundle, threads=1).moved == ()
 
 

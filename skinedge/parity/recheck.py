@@ -86,7 +86,7 @@ def keep_golden(bundle: Path, pipeline: Pipeline, side: str | None = None) -> Ke
     with staged(fresh) as partial:
         cases = make_cases(pipeline, partial, side or pipeline.manifest.target)
         pictures = {p.name: file_digest(p) for p in sorted(partial.glob("*.png"))}
-        kept = KeptCases(bundle=pipeline.manifest.digest, machine=_machine(), pictures=pictures, cases=cases)
+        kept = KeptCases(bundle=pipeline.manifest.digest, machine=describe_here(), pictures=pictures, cases=cases)
         sealed = {**kept.model_dump(mode="json"), "digest": kept.digest}
         text = json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         (partial / GOLDEN_FILE).write_text(text, encoding="utf-8", newline="\n")
@@ -144,7 +144,7 @@ def recheck(bundle: Path, *, threads: int | None = None) -> Recheck:
     side = None if kept.cases.side == manifest.target else kept.cases.side
     with open_pipeline(bundle, side=side, threads=threads) as pipeline:
         outcomes = tuple(repeat(pipeline, bundle / FOLDER, kept.cases))
-    return Recheck(outcomes, tuple(_moved(kept.machine, _machine())))
+    return Recheck(outcomes, tuple(_moved(kept.machine, describe_here())))
 
 
 def _moved(then: MachineRecord, now: MachineRecord) -> Iterator[str]:
@@ -156,7 +156,8 @@ def _moved(then: MachineRecord, now: MachineRecord) -> Iterator[str]:
             yield f"{name} {then.versions.get(name, 'none')} -> {now.versions.get(name, 'none')}"
 
 
-def _machine() -> MachineRecord:
+def describe_here() -> MachineRecord:
+    """This machine and the versions of its libraries and drivers."""
     from skinedge.measure.machine import describe, open_sources
 
     _, sources = open_sources()
