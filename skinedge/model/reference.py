@@ -224,9 +224,7 @@ class Reference:
         embeds = torch.cat([self._embed(prompt, image), self._embedding(tokens[:-1])])
         following = torch.arange(len(tokens) - 1, device=embeds.device) + prompt.next_position
         positions = torch.cat([self._tensor(prompt.positions), following.expand(3, -1)], 1)
-        out = self.model(
-            inputs_embeds=embeds[None], position_ids=positions[:, None], use_cache=False, logits_to_keep=len(tokens)
-        )
+        out = self.model(inputs_embeds=embeds[None], position_ids=positions[:, None], use_cache=False, logits_to_keep=len(tokens))
         logits = out.logits[0].float()
         return _numpy(logits if image.bias is None else logits + self._tensor(image.bias))
 

@@ -44,9 +44,7 @@ def kl_divergence(reference: Float32, other: Float32) -> Float64:
     return result
 
 
-def along(
-    reference: Float32, other: Float32, chosen: Sequence[int]
-) -> tuple[Float64, npt.NDArray[np.bool_], Float64, Float64]:
+def along(reference: Float32, other: Float32, chosen: Sequence[int]) -> tuple[Float64, npt.NDArray[np.bool_], Float64, Float64]:
     """Two arms along one text: KL(reference || other) in nats, same arg max, and what each gives to the ``chosen`` token.
 
     Args:

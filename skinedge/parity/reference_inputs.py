@@ -67,8 +67,3 @@ class ReferenceInputs:
         rope_index = self._reference.model.model.get_rope_index
         positions, delta = rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=shapes)
         return Prompt(text, ids[0].numpy(), positions[:, 0].numpy(), ids.shape[1] + int(delta), tuple(grids))
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of ``token_ids`` without special tokens."""
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text

@@ -135,6 +135,9 @@ def _of_gguf(folder: Path, config: ModelConfig) -> Iterator[Held]:
             groups.setdefault(stored.source, []).append(stored)
         for source, group in groups.items():
             read = [tensors[s.name] for s in group]
-            pieces = [np.asarray(gguf.quants.dequantize(t.data, t.tensor_type), F32).reshape(s.shape) for s, t in zip(group, read, strict=True)]
+            pieces = [
+                np.asarray(gguf.quants.dequantize(t.data, t.tensor_type), F32).reshape(s.shape)
+                for s, t in zip(group, read, strict=True)
+            ]
             values = np.stack(pieces, 2) if source == PATCH_EMBEDDING else np.concatenate(pieces)
             yield Held(source, values.reshape(shapes[source]), read[0].tensor_type.name.lower())
