@@ -22,6 +22,7 @@ from skinedge.errors import UsageError
 from skinedge.manifest import read_manifest
 from skinedge.model.config import read_config
 from skinedge.parity.bands import roundings
+from skinedge.parity.bisect import Block, first_bad
 from skinedge.parity.choosing import photographs_in
 from skinedge.parity.narrating import sha256_of
 from skinedge.parity.pictures import write_pictures
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 class Comparison:
     """A bundle against its reference; stops at the first stage out of tolerance.
 
-    ``same_source`` says whether the reference is, byte for byte, what the bundle was made from.
+    ``same_source`` says whether the reference is, byte for byte, what the bundle was made from.  ``blocks`` are those of the
+    bad stage, where they were asked for and the target shows them, and ``bad_block`` the first that is out of tolerance.
     """
 
     bundle: str
@@ -51,6 +53,8 @@ class Comparison:
     scheme: str
     images: tuple[str, ...]  # sha256 of each photograph, never its name
     stages: tuple[Stage, ...]
+    bad_block: str | None = None
+    blocks: tuple[Block, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -145,6 +149,9 @@ def compare_opened(
     manifest = pipeline.manifest
     comparer = Comparer(pipeline, reference, ReferenceInputs(source.path, reference), photographs, steps, quiet)
     stages = tuple(comparer.stages(lambda: _stored_weights(folder, manifest, source)))
+    worst = next((s for s in stages if not s.passed), None)
+    inside = comparer.blocks(_graphs(folder, manifest.target, side), worst.name) if bisect and worst else ()
+    bad = first_bad(inside)
     return Comparison(
         bundle=manifest.digest,
         reference=source.digest,
@@ -153,6 +160,8 @@ def compare_opened(
         scheme=manifest.scheme.asked,
         images=tuple(p.stem if drawn else sha256_of(p) for p in photographs),
         stages=stages,
+        bad_block=bad.name if bad else worst.where if bisect and worst else None,
+        blocks=inside,
     )
 
 
@@ -179,10 +188,21 @@ def print_stages(result: Comparison) -> None:
         say(f"{pictures}: every gated stage is within tolerance.")
     else:
         say(f"stage '{result.first_bad}' is out of tolerance; the stages after it were not compared.")
+    if result.bad_block:
+        say(f"inside it, '{result.bad_block}' is the first that is out of tolerance.")
+    elif result.blocks:
+        say("no block inside it is: the fault is in what comes after the last block, or around the graphs.")
+    for block in result.blocks:
+        say(f"  {block.name:28} {'BAD' if block.bad else 'ok':4} relative error {block.error:.3g}  (<= {block.tolerance:g})")
 
 
 def _stored_weights(folder: Path, manifest: Manifest, source: AdapterCheckpoint) -> Stage:
     return weights_stage(roundings(folder, manifest, open_checkpoint(source.path, source.adapters).weights))
+
+
+def _graphs(folder: Path, target: str, side: str | None) -> Path:
+    """Where the ONNX graphs of what was opened are, if it has any."""
+    return folder / "onnx" if target == "trt" and side == "onnx" else folder
 
 
 def _chosen(images: Path | Sequence[Path] | None, limit: int | None, scratch: Path) -> list[Path]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from skinedge.console import counted
 from skinedge.parity.bands import Rounding
+from skinedge.parity.bisect import Block, Given, blocks
 from skinedge.parity.metrics import LogitDistance, logit_distance
 from skinedge.parity.reference_inputs import ReferenceInputs
 from skinedge.parity.tolerances import Limit, limits_for
@@ -117,6 +118,20 @@ class Comparer:
         runs = [self._sequence(*row) for row in counted("narratives", rows, self.quiet)]
         for number, name in enumerate(("prefill", "steps", "narrative", "answer")):
             yield self._stage(name, [run[number] for run in runs])
+
+    def blocks(self, folder: Path, stage: str) -> tuple[Block, ...]:
+        """The blocks of a bad stage, on inputs that both sides share; none where the target does not show them.
+
+        Args:
+            folder: of the ONNX graphs.
+            stage: its name.
+        """
+        cases = []
+        for photograph in self.photographs:
+            pixels = self.inputs.pixels(load_photograph(photograph))
+            prompt = self.inputs.prompt(DEFAULT_QUESTION, [pixels.grid])
+            cases.append(Given(pixels, prompt, self.reference.encode_image(pixels)))
+        return blocks(folder, self.pipeline.manifest, stage, self.reference, cases)
 
     def _encode(self, pixels: Pixels) -> ImageEncoding:
         """What the bundle makes of an image, with the bias that it will apply."""
