@@ -209,6 +209,11 @@ def _added_tokens(folder: Path) -> None:
     needed = {manifest.architecture.image_token_id, *manifest.architecture.eos_token_ids}
     tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["id"] in needed]
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    path = folder / "tokenizer_config.json"  # the two are held against each other when a bundle is opened
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    known = settings["added_tokens_decoder"]
+    settings["added_tokens_decoder"] = {number: token for number, token in known.items() if int(number) in needed}
+    path.write_text(json.dumps(settings), encoding="utf-8")
 
 
 def change_weight(graph: Path, name: str, change: Callable[[Float32], Float32]) -> None:

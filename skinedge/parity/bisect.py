@@ -124,7 +124,7 @@ class _Opened:
         branch = self._reference.branch
         assert branch is not None
         head = branch.distill_head
-        named = [("distill_head.in_proj", head.in_proj)]
+        named: list[tuple[str, Any]] = [("distill_head.in_proj", head.in_proj)]
         named += [(f"distill_head.adapters.{i}", layer) for i, layer in enumerate(head.adapters)]
         with _Heard([module for _, module in named]) as heard:
             self._reference.encode_image(case.pixels)
@@ -202,7 +202,8 @@ def _back_from_windows(pixels: Pixels, config: VisionConfig) -> Array:
 
 def _grouped(rows: Float32, order: Array, size: int) -> Float32:
     """Rows of patches with their merge groups in another order."""
-    return rows.reshape(len(order), size, -1)[order].reshape(rows.shape)
+    grouped: Float32 = rows.reshape(len(order), size, -1)[order].reshape(rows.shape)
+    return grouped
 
 
 def _relative(exact: Float32, other: Float32) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -66,10 +67,12 @@ class Comparison:
         """The first stage out of tolerance."""
         return next((s.name for s in self.stages if not s.passed), None)
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, Json]:
         """The whole comparison."""
         stages = [s.to_json() for s in self.stages]
-        return {**asdict(self), "stages": stages, "passed": self.passed, "first_bad_stage": self.first_bad}
+        inside = [{**asdict(b), "error": b.error if math.isfinite(b.error) else None, "bad": b.bad} for b in self.blocks]
+        verdict = {"passed": self.passed, "first_bad_stage": self.first_bad}
+        return {**asdict(self), "stages": stages, "blocks": inside, **verdict}
 
 
 def compare(
