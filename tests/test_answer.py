@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skinedge.evaluation.answer import SYNONYMS, normalised, read_answer, same_diagnosis, usual_name
-from skinedge.evaluation.cases import _PAD_DIAGNOSES
+from skinedge.evaluation.cases import PAD_DIAGNOSES
 from skinedge.synthderm.findings import DIAGNOSES
 
 
@@ -82,7 +82,7 @@ def test_synonyms_are_written_normalised_and_lead_to_a_name_in_one_step() -> Non
 
 
 def test_known_diagnoses_keep_apart() -> None:
-    names = {*DIAGNOSES, *_PAD_DIAGNOSES.values()}
+    names = {*DIAGNOSES, *PAD_DIAGNOSES.values()}
     assert len({usual_name(name) for name in names}) == len(names)
 
 

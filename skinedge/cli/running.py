@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skinedge.cli.options import AsJson, BundleDir, Context, Side, Threads, existing
 from skinedge.console import emit, note, printable, say, size
+
+if TYPE_CHECKING:
+    from skinedge.console import Json
+    from skinedge.parity.recheck import Recheck
 
 
 def run(
@@ -55,17 +59,36 @@ def run(
         note(answer.summary())
 
 
-def verify(bundle: BundleDir, as_json: AsJson = False) -> None:
-    """Check every byte of a bundle against its manifest.
+def verify(
+    bundle: BundleDir,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Ask its golden cases again: after an update of drivers, libraries or the system.")
+    ] = False,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of a bundle against its manifest; with --recheck also that it still says what it said.
 
-    Example: skinedge verify bundle/
+    Example: skinedge verify bundle/ --recheck
     """
     from skinedge.bundle import verify as verify_bundle
 
     existing(bundle)
     manifest = verify_bundle(bundle)
     total = sum(f.nbytes for f in manifest.files)
+    again = _recheck(bundle, threads) if recheck else None
     if as_json:
-        emit({"verified": True, "digest": manifest.digest, "files": len(manifest.files), "nbytes": total})
+        found: dict[str, Json] = {"verified": True, "digest": manifest.digest, "files": len(manifest.files), "nbytes": total}
+        emit({**found, **({"recheck": again.to_json()} if again else {})})
     else:
         say(f"{bundle}: {len(manifest.files)} files, {size(total)}, all as they were written. digest {manifest.digest[:16]}")
+        for line in again.lines() if again else ():
+            say(line)
+    if again and not again.passed:
+        raise typer.Exit(1)
+
+
+def _recheck(bundle: Path, threads: int | None) -> Recheck:
+    from skinedge.parity.recheck import recheck
+
+    return recheck(bundle, threads=threads)

@@ -42,7 +42,9 @@ _PROSE = (
     re.compile(rf"\bfinal\s+diagnosis\b[\s*_]*(?::|\bis\b)[\s:*_\"'`]*{_ENDS}", re.IGNORECASE),
 )
 # What follows the name of the disease in the same sentence.
-_REASON = re.compile(r",?\s+(?:because|since|given|based\s+on|due\s+to|as\s+(?:the|it|there))\b.*|,\s*(?:which|but|with|as)\b.*", re.I)
+_REASON = re.compile(
+    r",?\s+(?:because|since|given|based\s+on|due\s+to|as\s+(?:the|it|there))\b.*|,\s*(?:which|but|with|as)\b.*", re.I
+)
 _MARKUP = " \t\r\n*_`\"'“”‘’.,;:!?#"
 _LEADS = re.compile(r"^(?:most (?:likely|probably)|very likely|likely|probably|a case of|consistent with|an|a|the) ")
 _SPELLING = (

@@ -25,7 +25,7 @@ _PAD = {
     "image": "img_id", "label": "diagnostic", "patient": "patient_id", "site": "region", "fitzpatrick": "fitspatrick",
     "split": "split",
 }  # fmt: skip
-_PAD_DIAGNOSES = {
+PAD_DIAGNOSES = {
     "BCC": "basal cell carcinoma", "NEV": "melanocytic nevus", "SEK": "seborrheic keratosis", "ACK": "actinic keratosis",
     "MEL": "melanoma", "SCC": "squamous cell carcinoma",
 }  # fmt: skip
@@ -80,7 +80,7 @@ def read_cases(path: Path, images: Path | None = None) -> CaseFile:
             raise UsageError(f"{place}: no such {'file' if place is path else 'folder'}.", hint="Check the spelling.")
     table = _read_jsonl(path) if path.suffix.casefold() in (".jsonl", ".ndjson") else read_table(path)
     layout = _layout(table)
-    find = _Finder(folder)
+    find = ImageFinder(folder)
     cases = tuple(_case(table, row, layout, find) for row in table.rows)
     if not cases:
         raise CasesError(f"{path} has no cases.")
@@ -107,13 +107,13 @@ def _layout(table: Table) -> dict[str, str]:
     return layout
 
 
-def _case(table: Table, row: Row, layout: Mapping[str, str], find: _Finder) -> Case:
+def _case(table: Table, row: Row, layout: Mapping[str, str], find: ImageFinder) -> Case:
     value = {field: row.cells[column] for field, column in layout.items()}
     pad = layout["image"] == _PAD["image"]
     for field in ("image", "label"):
         if not value[field]:
             raise table.fault(row, layout[field], "it is empty")
-    diagnosis = _PAD_DIAGNOSES.get(value["label"], "") if pad else " ".join(value["label"].replace("_", " ").split())
+    diagnosis = PAD_DIAGNOSES.get(value["label"], "") if pad else " ".join(value["label"].replace("_", " ").split())
     if not diagnosis or set(diagnosis) & set("<>|"):
         raise table.fault(row, layout["label"], f"'{value['label']}' is not a diagnosis")
     return Case(
@@ -173,7 +173,7 @@ def _check_patients(table: Table, cases: Sequence[Case]) -> None:
             )
 
 
-class _Finder:
+class ImageFinder:
     """Where an image is: under the folder by its path, else anywhere below it by its name."""
 
     def __init__(self, folder: Path) -> None:

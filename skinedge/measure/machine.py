@@ -48,7 +48,7 @@ def describe(sources: Sequence[Source], device: str | None = None, sys: Path = S
     now = merged([s.read() for s in sources], 0.0)
     gpu = next((s.about() for s in sources if isinstance(s, NvmlSource)), {})
     pinned = parse_jetson_clocks(_said("jetson_clocks", "--show")) if jetson else {}
-    versions = {"python": platform.python_version(), **_versions()}
+    versions = {"python": platform.python_version(), **library_versions(_LIBRARIES)}
     return MachineRecord(
         model=_model(sys),
         device=device,
@@ -74,9 +74,10 @@ def power_source_of(reading: Reading, used_gpu: bool) -> str | None:
     return next((name for name in order if name in reading.watts), None)
 
 
-def _versions() -> dict[str, str]:
+def library_versions(libraries: Sequence[str]) -> dict[str, str]:
+    """The versions of those that are installed, by the names of their packages."""
     found = {}
-    for name in _LIBRARIES:
+    for name in libraries:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

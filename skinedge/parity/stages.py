@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skinedge.console import counted
+from skinedge.evaluation.answer import read_answer
 from skinedge.parity.bands import Rounding
 from skinedge.parity.bisect import Block, Given, blocks
 from skinedge.parity.metrics import LogitDistance, logit_distance
@@ -25,7 +26,6 @@ from skinedge.runtime.image import load_photograph
 from skinedge.runtime.pipeline import Pipeline
 from skinedge.runtime.prompt import DEFAULT_QUESTION, ask
 from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, Session, combined_bias
-from skinedge.synthderm.narrative import read_answer
 
 if TYPE_CHECKING:
     from skinedge.console import Json

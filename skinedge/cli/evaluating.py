@@ -1,0 +1,280 @@
+"""``skinedge evaluate`` and ``compare``: a model on a benchmark, and models side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skinedge.cli.options import Adapters, AsJson, Context, Side, Threads, among, existing, source_of
+from skinedge.console import Json, emit, note, printable, say, table
+from skinedge.errors import UsageError
+
+if TYPE_CHECKING:
+    from skinedge.evaluation.endpoint import EndpointSettings
+    from skinedge.evaluation.models import Model
+    from skinedge.evaluation.result import Evaluation
+    from skinedge.evaluation.run import Plan
+    from skinedge.evaluation.scorer import Scorer
+    from skinedge.manifest import DecodingRecord
+
+
+def _layouts(incomplete: str) -> list[str]:
+    return [name.replace("_", "-") for name in among("evaluation/datasets")(incomplete.replace("-", "_"))]
+
+
+def evaluate(
+    data: Annotated[Path, typer.Option("--data", "-d", help="The benchmark's folder, or the file it is known by.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A bundle, a checkpoint folder, or http://…/v1; left out: the embedded tiny model."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="New file for the result; raw answers go beside it.")] = None,
+    adapter: Adapters = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(autocompletion=_layouts, help="By default the one that is found."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="What is asked of a benchmark that has several truths.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the photographs; by default the benchmark's own.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split of the benchmark.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many photographs, of each skin group and label its share.")] = None,
+    seed: Annotated[int, typer.Option(help="Which photographs --limit takes.")] = 0,
+    seen: Annotated[
+        Path | None, typer.Option(help="Names of pictures, lesions or patients in training, one a line: left out.")
+    ] = None,
+    question: Annotated[str | None, typer.Option("--question", "-q", help="Asked instead of the benchmark's own.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 4096,
+    bias: Annotated[str, typer.Option(help="The adapter's bias: every-step or off.")] = "every-step",
+    precision: Annotated[str, typer.Option(help="Of a checkpoint's arithmetic: f32, f16 or bf16.")] = "f32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    side: Side = None,
+    threads: Threads = None,
+    context: Context = None,
+    endpoint_model: Annotated[str | None, typer.Option(metavar="<name>", help="The model's name at its endpoint.")] = None,
+    send_photographs: Annotated[
+        bool, typer.Option("--send-photographs", help="They may leave this machine, to an endpoint elsewhere.")
+    ] = False,
+    standard_fields: Annotated[
+        bool, typer.Option("--standard-fields", help="Send an endpoint OpenAI's own fields only, no repetition penalty.")
+    ] = False,
+    key_variable: Annotated[str, typer.Option(metavar="<name>", help="Environment variable that holds the key.")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions to an endpoint at once.")] = 4,
+    per_minute: Annotated[float, typer.Option(min=0, help="Questions a minute at most; 0 is no limit.")] = 0,
+    judge: Annotated[
+        str | None, typer.Option(metavar="<name or url>", help="Six dimensions by: rubric, dermeval, or a judge at http://…/v1")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(metavar="<name>", help="The judge's name at its endpoint.")] = None,
+    judge_folder: Annotated[Path | None, typer.Option(metavar="<dir>", help="DermEval's folder.")] = None,
+    name: Annotated[str, typer.Option(help="What tables call the model.")] = "",
+    journal: Annotated[Path | None, typer.Option(help="Where raw answers are kept; by default beside the result.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked; ask nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no remarks.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model a benchmark's questions; accuracy with intervals, by skin group, and the six dimensions of a judge.
+
+    A run that was stopped goes on where it was when the same command is typed again.
+
+    Example: skinedge evaluate bundle/ --data PAD-UFES-20/ --split val --judge rubric --out results/bundle-pad.json
+    """
+    from skinedge.evaluation.datasets import open_dataset
+    from skinedge.evaluation.endpoint import EndpointSettings
+    from skinedge.evaluation.journal import Journal, open_journal, read_journal
+    from skinedge.evaluation.run import evaluate as run
+    from skinedge.evaluation.run import journal_beside, plan
+    from skinedge.evaluation.selection import Selection
+    from skinedge.manifest import DecodingRecord
+    from skinedge.registry import check
+    from skinedge.staging import refuse_taken_file, staged_file
+
+    check("bias", bias, ("every-step", "off"))
+    check("type", precision, ("f32", "f16", "bf16"))
+    if out is None and not dry_run:
+        raise UsageError("there is no place for the result.", hint="Say where: --out result.json")
+    if out and not dry_run:
+        refuse_taken_file(out)
+    dataset = open_dataset(data, layout=layout, images=images, task=task)
+    decoding = DecodingRecord(max_new_tokens=max_new_tokens, bias=bias)
+
+    def endpoint(url: str) -> EndpointSettings:
+        return _endpoint(EndpointSettings(url, key_variable, concurrency, per_minute), send_photographs, quiet or as_json)
+
+    who = _model(
+        model, adapter, decoding, name, precision, device, side, threads, context, endpoint_model, standard_fields, endpoint
+    )
+    scorer = _scorer(judge, judge_model, judge_folder, endpoint) if judge else None
+    place = journal or (journal_beside(out) if out else None)
+    todo = plan(
+        who, dataset, Selection(split, limit, seed, seen), read_journal(place) if place else Journal({}, None), question=question
+    )
+    if dry_run:
+        _say_plan(who, todo, as_json)
+        return
+    assert out
+    assert place
+    if not (quiet or as_json):
+        _remarks(todo)
+    with open_journal(place) as answers:
+        found = run(who, todo, answers, scorer=scorer, structure=_structure(), quiet=quiet or as_json)
+    with staged_file(out) as f:
+        f.write(found.to_json().encode())
+    if as_json:
+        emit({"result": str(out), "journal": str(place), **_summary(found)})
+    else:
+        _show(found)
+
+
+def compare(
+    results: Annotated[list[Path], typer.Argument(help="What skinedge evaluate wrote; a folder stands for its JSON files.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="New file for the tables: .md or .json")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put evaluations side by side: models x accuracy, models x six dimensions, differences on the same items.
+
+    Each model is compared with the first one given of the same benchmark.
+
+    Example: skinedge compare results/*.json --out table.md
+    """
+    from skinedge.evaluation.table import compare as side_by_side
+    from skinedge.evaluation.table import read_all
+    from skinedge.staging import refuse_taken_file, staged_file
+
+    if out:
+        refuse_taken_file(out)
+        if out.suffix not in (".md", ".json"):
+            raise UsageError(f"{out}: a table is written as .md or .json.", hint=f"For example: --out {out.stem}.md")
+    found = side_by_side(read_all(results))
+    if out:
+        text = found.to_markdown() if out.suffix == ".md" else json.dumps(found.to_json(), indent=1, sort_keys=True) + "\n"
+        with staged_file(out) as f:
+            f.write(text.encode())
+    if as_json:
+        emit(found.to_json())
+    else:
+        found.show()
+
+
+def _model(
+    model: str | None, adapters: list[Path] | None, decoding: DecodingRecord, name: str, precision: str, device: str,
+    side: str | None, threads: int | None, context: int | None, served_as: str | None,
+    standard: bool, endpoint: Callable[[str], EndpointSettings],
+) -> Model:  # fmt: skip
+    """Whichever of the three kinds ``model`` is."""
+    from skinedge.evaluation.models import BundleModel, EndpointModel, TorchModel
+    from skinedge.manifest import MANIFEST_FILE
+
+    if model and model.startswith(("http://", "https://")):
+        if not served_as:
+            raise UsageError(f"{model} may serve several models.", hint="Say which: --endpoint-model NAME")
+        return EndpointModel(endpoint(model), served_as, decoding, name, standard)
+    folder = Path(model) if model else None
+    if folder and (folder / MANIFEST_FILE).is_file():
+        if adapters:
+            raise UsageError(f"{folder} is a bundle, and its adapters are in it.", hint="Leave --adapter out.")
+        return BundleModel(folder, decoding, name, side, threads, context, device)
+    from skinedge.embedded import NAME
+
+    return TorchModel(source_of(folder, adapters), decoding, name or ("" if model else NAME), precision, threads, device)
+
+
+def _endpoint(where: EndpointSettings, send_photographs: bool, silent: bool) -> EndpointSettings:
+    from skinedge.evaluation.endpoint import check_endpoint
+    from skinedge.evaluation.models import check_privacy
+
+    check_endpoint(where)
+    check_privacy(where, send_photographs)
+    if not where.at_home and not silent:
+        note(f"note: photographs go to {where.host}{'' if where.encrypted else ', unencrypted'}.")
+    return where
+
+
+def _scorer(judge: str, served_as: str | None, folder: Path | None, endpoint: Callable[[str], EndpointSettings]) -> Scorer:
+    """The scorer named, or a judge at the address given."""
+    from skinedge.evaluation.scorers import load_scorer
+
+    if judge.startswith(("http://", "https://")):
+        if not served_as:
+            raise UsageError(f"{judge} may serve several models.", hint="Say which is to judge: --judge-model NAME")
+        where = endpoint(judge)
+        return load_scorer("judge")(where, served_as)
+    make = load_scorer(judge)
+    if judge == "judge":
+        raise UsageError("a judge is a model at an endpoint.", hint="Give its address: --judge http://127.0.0.1:8000/v1")
+    if judge == "dermeval" and folder:
+        existing(folder)
+        return make(folder)
+    return make()
+
+
+def _structure() -> Callable[[str], bool] | None:
+    """The structure check, where this skinedge has one."""
+    return None
+
+
+def _remarks(todo: Plan) -> None:
+    for text in (*todo.dataset.notes, f"{todo.dataset.title}: {todo.dataset.licence}; {todo.dataset.citation}."):
+        note(f"note: {text}")
+    if todo.chosen.missing:
+        note(f"note: {_few(todo.chosen.missing)} not there: counted as missing.")
+    if todo.chosen.left_out_as_seen:
+        note(f"note: {todo.chosen.left_out_as_seen} photographs are left out: training saw the same lesion or patient.")
+    if todo.asked_already:
+        note(f"note: {todo.asked_already} of {len(todo.questions)} answers are in the journal.")
+
+
+def _few(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 3} more are" if len(names) > 3 else " is" if len(names) == 1 else " are"
+    return ", ".join(names[:3]) + more
+
+
+def _say_plan(model: Model, todo: Plan, as_json: bool) -> None:
+    dataset, chosen = todo.dataset, todo.chosen
+    if as_json:
+        emit(
+            {
+                "layout": dataset.layout, "task": dataset.task, "items": len(dataset.items), "chosen": len(chosen.items),
+                "missing": list(chosen.missing), "left_out_as_seen": chosen.left_out_as_seen, "answered": todo.asked_already,
+                "to_ask": len(todo.questions) - todo.asked_already, "labels": list(dataset.rule.labels),
+                "model": dict(model.identity()), "settings": dict(model.settings()),
+            }
+        )  # fmt: skip
+        return
+    say(f"{dataset.title} ({dataset.layout}, {dataset.task}): {len(chosen.items)} of {len(dataset.items)} items are chosen.")
+    say(f"{model.name} would be asked {len(todo.questions) - todo.asked_already} questions; the journal has the rest.")
+    if chosen.items:
+        say(f"The first: {(todo.question or chosen.items[0].question)}")
+    _remarks(todo)
+
+
+def _summary(found: Evaluation) -> dict[str, Json]:
+    summary: dict[str, Json] = found.model_dump(mode="json", exclude={"answers"})
+    return summary
+
+
+def _show(found: Evaluation) -> None:
+    from skinedge.evaluation.figures import NONE, OTHER
+    from skinedge.evaluation.table import compare as side_by_side
+
+    side_by_side([found]).show()
+    figures = found.figures
+    if figures.confusion:
+        there = {name for row in figures.confusion.values() for name in row}
+        said = [name for name in (*sorted(found.dataset.labels), OTHER, NONE) if name in there]
+        say("\nRows are the truth, columns what was said")
+        rows = [
+            (f"{truth} ({sum(row.values())})", *(str(row.get(name) or ".") for name in said))
+            for truth, row in figures.confusion.items()
+        ]
+        table(("", *(printable(name) for name in said)), rows)
+    if figures.reasons:
+        say("\nwrong: " + "; ".join(f"{reason} {count}" for reason, count in figures.reasons.items()))
+    if figures.cut_off:
+        say(f"{figures.cut_off} answers met the limit of tokens.")
+    for failure in found.failed[:5]:
+        note(f"no answer: {printable(failure.id)}: {printable(failure.why)}")
+    if len(found.failed) > 5:
+        note(f"and {len(found.failed) - 5} more: see 'failed' in the result.")
