@@ -522,7 +522,7 @@ def test_parity_refuses_folders_without_photographs(desk: Path, bundle: Path, ti
 @pytest.mark.parametrize("scheme", ["f32", "int4"])
 def test_one_photograph_that_overflows_fails_its_stage(order: tuple[float, float], scheme: str) -> None:
     """``max(1e-6, nan)`` is 1e-6: a NaN in any but the first photograph once passed."""
-    from skinedge.parity.compare import Stage, worst_of
+    from skinedge.parity.stages import Stage, worst_of
     from skinedge.parity.tolerances import limits_for
 
     stage = Stage("features", worst_of([{"max_abs": x} for x in order]), limits_for("onnx", scheme).get("features"), 2)

@@ -1,4 +1,4 @@
-"""``skinedge run``, ``parity`` and ``verify``: a bundle asked, compared with PyTorch, and checked."""
+"""``skinedge run`` and ``verify``: a bundle asked, and checked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skinedge.cli.options import Adapters, AsJson, BundleDir, Context, Side, Threads, existing, source_of
+from skinedge.cli.options import AsJson, BundleDir, Context, Side, Threads, existing
 from skinedge.console import emit, note, printable, say, size
 
 if TYPE_CHECKING:
@@ -57,40 +57,6 @@ def run(
     else:
         say()
         note(answer.summary())
-
-
-def parity(
-    bundle: BundleDir,
-    reference: Annotated[Path | None, typer.Option(help="The checkpoint it was made from; left out: the embedded model.")] = None,
-    adapter: Adapters = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of photographs; left out: three generated pictures.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many photographs.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Teacher-forced steps.")] = 64,
-    report: Annotated[Path | None, typer.Option(help="Write the whole comparison here as JSON.")] = None,
-    side: Side = None,
-    threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compare a bundle with PyTorch stage by stage; exit 1 at the first stage out of tolerance.
-
-    Example: skinedge parity bundle/ --reference SkinGPT-R1/ --images photos/
-    """
-    from skinedge.parity.compare import compare, print_stages, write_report
-    from skinedge.staging import refuse_taken_file
-
-    existing(bundle)
-    if report:
-        refuse_taken_file(report)
-    source = source_of(reference, adapter)
-    result = compare(bundle, source, images, limit=limit, steps=steps, side=side, threads=threads, quiet=as_json)
-    if report:
-        write_report(result, report)
-    if as_json:
-        emit(result.to_json())
-    else:
-        print_stages(result)
-    if not result.passed:
-        raise typer.Exit(1)
 
 
 def verify(

@@ -241,7 +241,8 @@ class Reference:
         embeds = torch.stack([self._embed(p, i) for p, i in zip(prompts, images, strict=True)])
         positions = self._tensor(np.stack([p.positions for p in prompts], 1))
         places = self._tensor(np.array([p.next_position for p in prompts]))
-        bias = self._tensor(np.stack([i.bias for i in images])) if images[0].bias is not None else None  # type: ignore[arg-type]
+        biases = [i.bias for i in images if i.bias is not None]
+        bias = self._tensor(np.stack(biases)) if biases else None
         alive, told = torch.arange(len(prompts)), [[] for _ in prompts]  # type: tuple[Tensor, list[list[int]]]
         while True:
             out = self.model(
