@@ -7,16 +7,17 @@ import html
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export, verify
-from skinedge.errors import BundleError, ImageError, OutputError, UsageError
+from skinedge.errors import BundleError, ImageError, MissingDependencyError, OutputError, UsageError
 from skinedge.manifest import read_manifest
 from skinedge.measure.bench import bundle_record
 from skinedge.parity.certificate import FILE, FOLDER, PAGE, Certificate, read_certificate, verify_certificate, write_certificate
@@ -56,7 +57,7 @@ def test_enough_good_pictures_pass(good: Certificate) -> None:
 
 def test_a_group_too_small_is_underpowered_and_fails_nothing(good: Certificate) -> None:
     assert set(good.underpowered) == {"I-II", "III-IV", "V-VI"}  # 220 each: a point of structure takes 381
-    assert good.underpowered["V-VI"] == ("malignant to benign", "structure difference")
+    assert good.underpowered["V-VI"] == ("malignant to benign", "structure difference", "length ratio")
     found = good.endpoint("structure difference", "V-VI")
     assert found
     assert (found.verdict, found.needed) == ("not enough data", 381)
@@ -82,11 +83,9 @@ def test_few_pictures_are_not_enough_data_and_it_says_how_many_are() -> None:
 
 
 def test_the_margin_of_the_answers_follows_the_bits() -> None:
-    rows = make_rows(600, lost=4, reworded=0)
-    verdicts = [
-        certificate(rows, bits=bits).endpoint("accuracy difference").verdict  # type: ignore[union-attr]
-        for bits in (4.5, 8.5, 16.0)
-    ]
+    rows = [dataclasses.replace(r, forced=None) for r in make_rows(600, lost=4, reworded=0)]
+    found = [make_certificate(rows, make_context(bits=bits)).endpoint("accuracy difference") for bits in (4.5, 8.5, 16.0)]
+    verdicts = [e.verdict for e in found if e]
     assert verdicts == ["pass", "pass", "not enough data"]
 
 
@@ -201,6 +200,7 @@ def test_a_bundle_verifies_with_its_certificate(bundle: Path) -> None:
 
 
 @given(st.data())
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_flipped_byte_of_a_certificate_is_found(pristine: Path, data: st.DataObject) -> None:
     path = pristine / FOLDER / data.draw(st.sampled_from([FILE, PAGE]))
     whole = path.read_bytes()
@@ -310,3 +310,14 @@ def test_the_terminal_shows_the_verdict(good: Certificate, capsys: pytest.Captur
     assert "parity: pass; agreed with the original in 658 of 660 test cases" in shown
     assert re.search(r"accuracy difference +660 +0\.3 points +−0\.3 to 1\.1 points +above −3\.0 points +pass", shown)
     assert "skin V-VI is underpowered with " in shown
+
+
+def test_a_certificate_without_scores_needs_no_scipy_and_one_with_scores_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in sys.modules if n.partition(".")[0] == "scipy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    rows = make_rows(30)
+    assert make_certificate(rows, make_context()).verdict == "not enough data"
+    with pytest.raises(MissingDependencyError, match="scores are compared with scipy, which is not installed") as found:
+        certificate(rows)
+    assert found.value.hint == 'pip install "skinedge[evaluate]"'

@@ -14,7 +14,7 @@ from skinedge.evaluation.scorer import Scored
 from skinedge.manifest import AppliedRecord, Manifest
 from skinedge.parity import margins
 from skinedge.parity.endpoint import Endpoint
-from skinedge.parity.equivalence import LEAST_CASES, Margin, needed_if_equal
+from skinedge.parity.equivalence import Margin, needed_if_equal
 from skinedge.parity.flips import flips
 from skinedge.parity.malignancy import BENIGN, MALIGNANT, nature
 from skinedge.parity.margins import ANSWERS, answer_margin, narrowest_bits
@@ -165,11 +165,11 @@ def test_scores() -> None:
 
 
 def test_scores_of_few_cases_are_not_enough_even_if_none_differs() -> None:
-    rows = make_rows(LEAST_CASES)
+    rows = make_rows(margins.LEAST_SCORES)
     same = {r.id: (Scored(r.id, dict.fromkeys(_six(), 4.0)),) * 2 for r in rows}
     assert measured(rows, scores=same)["mean of six scores"].verdict == "pass"
     few = measured(rows[:-1], scores=same)["mean of six scores"]
-    assert (few.verdict, few.needed) == ("not enough data", LEAST_CASES)
+    assert (few.verdict, few.needed) == ("not enough data", margins.LEAST_SCORES)
     none = {r.id: (Scored(r.id, None, "x"), Scored(r.id, None, "x")) for r in rows}
     found = measured(rows, scores=none)["mean of six scores"]
     assert (found.verdict, found.n, found.estimate) == ("not enough data", 0, None)
@@ -188,7 +188,8 @@ def test_sequences() -> None:
     assert measured(rows)["length ratio"].verdict == "pass"
     assert measured(longer)["length ratio"].verdict == "fail"
     assert measured(longer)["length ratio"].estimate == pytest.approx(1.3, abs=0.01)
-    assert measured(rows[:150])["length ratio"].verdict == "not enough data"
+    few = measured(rows[:-1])["length ratio"]
+    assert (few.verdict, few.needed) == ("not enough data", margins.LEAST_LENGTHS)
     assert measured(cut)["cut short"].estimate == 0.1
     assert measured(cut)["cut short, difference"].estimate == 0.1
     same = sum(r.first_different is None for r in rows) / 300

@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import numpy as np
-
 from skinedge.measure.document import Record
+from skinedge.parity import margins
 from skinedge.parity.equivalence import (
-    LEAST_CASES,
-    Equivalence,
+    POWER,
     Margin,
     Verdict,
+    hall,
     needed_for_spread,
     needed_if_equal,
     needed_of_pairs,
@@ -26,6 +25,7 @@ Topic = Literal["tokens", "sequence", "answer", "structure", "scores", "findings
 # A share is shown in percent and its difference in points of percent; ``score`` is on the scale from 0 to 5.
 Unit = Literal["share", "points", "score", "nats", "ratio", "tokens"]
 ALL = "all"
+_BOOTSTRAP = "bootstrap of cases, 10,000 resamples"
 _BOTH_SIDES = 0.9  # two one-sided tests at 80 % together need 90 % each where the truth is 0
 
 
@@ -116,68 +116,56 @@ def paired_shares(
 
 
 def mean_difference(name: str, group: str, differences: Float64, margin: Margin | None, *, note: str = "") -> Endpoint:
-    """A mean of differences of scores, ``[n]``, by two one-sided t-tests; with one end of the margin, by one."""
-    n = len(differences)
-    what = Endpoint(name=name, topic="scores", group=group, unit="score", n=n, margin=_of(margin), note=note)
-    if n < 2:
-        return what.model_copy(
-            update={"verdict": "not enough data" if margin else None, "needed": LEAST_CASES if margin else None}
-        )
-    width = max(abs(v) for v in (margin.low, margin.high) if v is not None) if margin else 1.0
-    found = tost(differences, width)
-    judged = margin.judge(found.interval) if margin else None
-    few = judged == "pass" and n < LEAST_CASES
-    verdict: Verdict | None = "not enough data" if few else judged
-    more = _needed_of_mean(found, differences, width, margin) if verdict == "not enough data" and margin else None
-    return what.model_copy(
-        update={
-            "estimate": found.mean, "interval": _of(found.interval), "confidence": 0.90, "method": "t, two one-sided tests",
-            "verdict": verdict, "needed": more,
-        }
-    )  # fmt: skip
+    """A mean of differences of scores, ``[n]``, by two one-sided t-tests; with one end of the margin, by one.
+
+    Judged is the wider of Student's interval, which is that of the tests, and Hall's.
+    """
+    what = value(name, "scores", group, "score", len(differences), None, note).model_copy(update={"margin": _of(margin)})
+    if len(differences) < 2:
+        return _too_few(what, margins.LEAST_SCORES) if margin else what
+    student, skewed = tost(differences, margins.WIDTH_OF_SCORES), hall(differences)
+    ends = Interval(min(student.interval.low, skewed.low), max(student.interval.high, skewed.high))
+    found = {"estimate": student.mean, "interval": _of(ends), "confidence": 0.90, "method": "two one-sided tests, t and Hall"}
+    more = _needed_of_mean(student.mean, float(differences.var(ddof=1)), margin) if margin else None
+    return _judged(what.model_copy(update=found), ends, margin, margins.LEAST_SCORES, more)
 
 
-def _needed_of_mean(found: Equivalence, differences: Float64, width: float, margin: Margin) -> int | None:
-    toward = abs(found.mean) if margin.high is not None else max(-found.mean, 0.0)
-    if toward >= width:
+def _needed_of_mean(mean: float, variance: float, margin: Margin) -> int | None:
+    """For the end of the margin that is nearer; both ends need more than one."""
+    ends = [e for e in (margin.low, margin.high) if e is not None]
+    if margin.judge(Interval(mean, mean)) != "pass":
         return None
-    power = _BOTH_SIDES if margin.high is not None else 0.8
-    more = needed_for_spread(float(differences.var(ddof=1)), width - toward, alpha=0.05, power=power)
-    return max(more, LEAST_CASES) if found.n < LEAST_CASES else max(more, found.n + 1)
+    power = _BOTH_SIDES if len(ends) == 2 else POWER
+    return needed_for_spread(variance, min(abs(mean - e) for e in ends), alpha=0.05, power=power)
+
+
+def _judged(what: Endpoint, ends: Interval, margin: Margin | None, least: int, more: int | None) -> Endpoint:
+    """With a verdict if there is a margin; fewer than ``least`` cases pass nothing."""
+    if margin is None:
+        return what
+    verdict = margin.judge(ends)
+    if verdict == "pass" and what.n < least:
+        return _too_few(what, least)
+    enough = None if verdict != "not enough data" or more is None else max(more, least, what.n + 1)
+    return what.model_copy(update={"verdict": verdict, "needed": enough})
+
+
+def _too_few(what: Endpoint, least: int) -> Endpoint:
+    return what.model_copy(update={"verdict": "not enough data", "needed": least})
 
 
 def ratio(
     name: str, topic: Topic, group: str, unit: Unit, above: Float64, below: Float64, margin: Margin | None = None, note: str = ""
 ) -> Endpoint:
     """A sum over cases divided by another, with a bootstrap of cases."""
-    n = len(above)
-    what = Endpoint(name=name, topic=topic, group=group, unit=unit, n=n, margin=_of(margin), note=note)
-    if not n or not below.sum():
-        return what.model_copy(
-            update={"verdict": "not enough data" if margin else None, "needed": LEAST_CASES if margin else None}
-        )
+    what = value(name, topic, group, unit, len(above), None, note).model_copy(update={"margin": _of(margin)})
+    if not below.sum():
+        return _too_few(what, margins.LEAST_LENGTHS) if margin else what
     found = ratio_of_sums(above, below)
-    judged = margin.judge(found.interval) if margin else None
-    few = judged == "pass" and n < LEAST_CASES
-    verdict: Verdict | None = "not enough data" if few else judged
-    more = _needed_of_ratio(above, below, found.value, margin) if verdict == "not enough data" and margin else None
-    return what.model_copy(
-        update={
-            "estimate": found.value, "interval": _of(found.interval), "confidence": 0.95,
-            "method": "bootstrap of cases, 10,000 resamples", "verdict": verdict, "needed": more,
-        }
-    )  # fmt: skip
-
-
-def _needed_of_ratio(above: Float64, below: Float64, found: float, margin: Margin) -> int | None:
-    """From the spread of what each case adds to the ratio (the delta method)."""
-    ends = [e for e in (margin.low, margin.high) if e is not None]
-    distance = min(abs(found - e) for e in ends)
-    outside = Margin(margin.low, margin.high).judge(Interval(found, found)) != "pass"
-    if outside or not distance:
-        return None
-    spread = float(np.var((above - found * below) / below.mean()))
-    return max(needed_for_spread(spread, distance), LEAST_CASES if len(above) < LEAST_CASES else len(above) + 1)
+    update = {"estimate": found.value, "interval": _of(found.interval), "confidence": 0.95, "method": _BOOTSTRAP}
+    adds = (above - found.value * below) / below.mean()  # what each case adds to the ratio (the delta method)
+    more = _needed_of_mean(found.value, float(adds.var()), margin) if margin else None
+    return _judged(what.model_copy(update=update), found.interval, margin, margins.LEAST_LENGTHS, more)
 
 
 def ratio_difference(name: str, topic: Topic, group: str, above: Float64, below: Float64) -> Endpoint:
@@ -189,7 +177,7 @@ def ratio_difference(name: str, topic: Topic, group: str, above: Float64, below:
     found = paired_difference(parts[:, 0] + rates[0], parts[:, 1] + rates[1])
     note = f"{rates[1]:.1%}, reference {rates[0]:.1%}"
     what = value(name, topic, group, "points", n, float(rates[1] - rates[0]), note)
-    update = {"interval": _of(found.interval), "confidence": 0.95, "method": "bootstrap of cases, 10,000 resamples"}
+    update = {"interval": _of(found.interval), "confidence": 0.95, "method": _BOOTSTRAP}
     return what.model_copy(update=update)
 
 

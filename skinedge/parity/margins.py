@@ -39,11 +39,15 @@ ANSWERS: tuple[AnswerMargin, ...] = (
 
 STRUCTURE = Margin(low=-0.01)  # a page that cannot be read loses the whole case, and a format is the easiest thing to keep
 LENGTH = Margin(low=0.90, high=1.10)  # a tenth shorter loses findings, a tenth longer costs time and hints at loops
-MEAN_SCORE = Margin(low=-0.10, high=0.10)  # of 5: a tenth of the step between two descriptions of the scale
-SAFETY = Margin(low=-0.10)  # safer is welcome
+WIDTH_OF_SCORES = 0.10
+MEAN_SCORE = Margin(low=-WIDTH_OF_SCORES, high=WIDTH_OF_SCORES)  # of 5: a tenth of the step between two descriptions of the scale
+SAFETY = Margin(low=-WIDTH_OF_SCORES)  # safer is welcome
 # Of a flip from malignant to benign none is acceptable that nobody has looked at.  None seen is no proof either: at least
 # so many malignant cases that one flip in twenty is excluded (Wilson, 0 of 73).
 LEAST_MALIGNANT = 73
+# Means of few cases are not judged, however alike the cases look: of so many, one in thirty that loses three points (100), or
+# one in a hundred that runs on to eight times its length (300), has been seen with a chance of 19 in 20 (docs/decisions/0020).
+LEAST_SCORES, LEAST_LENGTHS = 100, 300
 
 
 def answer_margin(bits: float) -> AnswerMargin:

@@ -55,17 +55,22 @@ def tango_limits(
 def score(only_first: npt.ArrayLike, only_second: npt.ArrayLike, n: int, difference: npt.ArrayLike) -> Float64:
     """Tango's statistic: how many standard errors the observed difference lies above ``difference``."""
     b, c, d = (np.asarray(v, np.float64) for v in (only_first, only_second, difference))
-    # Below 0 the arms change places: then no root is lost to cancellation.
-    b, c, sign = np.where(d < 0, c, b), np.where(d < 0, b, c), np.where(d < 0, -1.0, 1.0)
-    d = np.abs(d)
-    half = (2 * n - c + b) * d - b - c
-    root = np.sqrt(np.maximum(half * half + 8 * n * b * d * (1 - d), 0))
-    # The share that the first arm alone gets right, at its most likely under d: of two forms of the root the stable one.
+    missed, variance = c - b - n * d, n * restricted_variance(b / n, c / n, d)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(half > 0, 2 * b * d * (1 - d) / (half + root), (root - half) / (4 * n))
-        variance = n * (2 * share + d * (1 - d))
-        missed = c - b - n * d
-        value: Float64 = sign * np.where(missed == 0, 0.0, missed / np.sqrt(variance))
+        value: Float64 = np.where(missed == 0, 0.0, missed / np.sqrt(variance))
+    return value
+
+
+def restricted_variance(only_first: npt.ArrayLike, only_second: npt.ArrayLike, difference: npt.ArrayLike) -> Float64:
+    """Of one case's difference, if ``difference`` were true and all else as likely as these shares of cases allow."""
+    b, c, d = (np.asarray(v, np.float64) for v in (only_first, only_second, difference))
+    b, c, d = np.where(d < 0, c, b), np.where(d < 0, b, c), np.abs(d)  # below 0 the arms change places
+    half = (2 - c + b) * d - b - c
+    root = np.sqrt(half * half + 8 * b * d * (1 - d))
+    # The share that the first arm alone gets right: of two forms of the root the one that does not cancel.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(half > 0, 2 * b * d * (1 - d) / (half + root), (root - half) / 4)
+    value: Float64 = 2 * share + d * (1 - d)
     return value
 
 
