@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skinedge.kit.record import GoldenOutcome, KitRecord
+from skinedge.kit.record import KitRecord
 from skinedge.manifest import DecodingRecord, LineageRecord
 from skinedge.measure.forecast import (
     Accuracy,
@@ -33,6 +33,7 @@ from skinedge.measure.result import (
     Result,
     RunSample,
 )
+from skinedge.parity.golden import GoldenOutcome
 
 
 def sha(text: str) -> str:
