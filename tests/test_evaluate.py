@@ -164,7 +164,7 @@ def answer(number: int, truth: str, said: str | None, skin: str = "I-II", unit: 
     return AnswerRecord(
         id=str(number), key="0" * 64, image="0" * 64, unit=unit or str(number), skin=skin, truth=truth, said=said,
         correct=said == truth, reason="" if said == truth else "no final answer" if said is None else "another disease",
-        finish="stop", prompt_tokens=1, tokens=1,
+        finish="stop", prompt_tokens=1, tokens=1, well_formed=said is not None,
     )  # fmt: skip
 
 
@@ -186,6 +186,8 @@ def test_figures_are_what_they_are_called() -> None:
     assert found.confusion == {"a": {"a": 6, "b": 1, "no answer": 1}, "b": {"a": 1, "b": 1, "no answer": 1}}
     assert found.reasons == {"another disease": 2, "no final answer": 2}
     assert found.accuracy_by_unit is None
+    assert found.structure is not None
+    assert (found.structure.right, found.structure.n) == (9, 11)
 
 
 def test_photographs_of_one_lesion_are_one_case() -> None:

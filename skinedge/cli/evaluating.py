@@ -106,7 +106,7 @@ def evaluate(
     who = _model(
         model, adapter, decoding, name, precision, device, side, threads, context, endpoint_model, standard_fields, endpoint
     )
-    scorer = _scorer(judge, judge_model, judge_folder, endpoint) if judge else None
+    scorer = _scorer(judge, judge_model, judge_folder, threads, endpoint) if judge else None
     place = journal or (journal_beside(out) if out else None)
     todo = plan(
         who, dataset, Selection(split, limit, seed, seen), read_journal(place) if place else Journal({}, None), question=question
@@ -119,7 +119,7 @@ def evaluate(
     if not (quiet or as_json):
         _remarks(todo)
     with open_journal(place) as answers:
-        found = run(who, todo, answers, scorer=scorer, structure=_structure(), quiet=quiet or as_json)
+        found = run(who, todo, answers, scorer=scorer, quiet=quiet or as_json)
     with staged_file(out) as f:
         f.write(found.to_json().encode())
     if as_json:
@@ -192,7 +192,9 @@ def _endpoint(where: EndpointSettings, send_photographs: bool, silent: bool) -> 
     return where
 
 
-def _scorer(judge: str, served_as: str | None, folder: Path | None, endpoint: Callable[[str], EndpointSettings]) -> Scorer:
+def _scorer(
+    judge: str, served_as: str | None, folder: Path | None, threads: int | None, endpoint: Callable[[str], EndpointSettings]
+) -> Scorer:
     """The scorer named, or a judge at the address given."""
     from skinedge.evaluation.scorers import load_scorer
 
@@ -204,15 +206,10 @@ def _scorer(judge: str, served_as: str | None, folder: Path | None, endpoint: Ca
     make = load_scorer(judge)
     if judge == "judge":
         raise UsageError("a judge is a model at an endpoint.", hint="Give its address: --judge http://127.0.0.1:8000/v1")
-    if judge == "dermeval" and folder:
-        existing(folder)
-        return make(folder)
-    return make()
-
-
-def _structure() -> Callable[[str], bool] | None:
-    """The structure check, where this skinedge has one."""
-    return None
+    if judge != "dermeval":
+        return make()
+    existing(*filter(None, (folder,)))
+    return make(folder, threads=threads) if folder else make(threads=threads)
 
 
 def _remarks(todo: Plan) -> None:

@@ -26,7 +26,6 @@ Float64 = npt.NDArray[np.float64]
 def figures_of(answers: Sequence[AnswerRecord], labels: Sequence[str]) -> FiguresRecord:
     """All figures; ``labels`` are the classes of the benchmark, empty where any disease can be said."""
     judged = [a for a in answers if a.correct is not None]
-    shaped = [a for a in answers if a.well_formed is not None]
     scored = [a for a in answers if a.scores is not None]
     groups = _groups(judged)
     return FiguresRecord(
@@ -42,7 +41,7 @@ def figures_of(answers: Sequence[AnswerRecord], labels: Sequence[str]) -> Figure
         recall=_recall(judged) if labels else {},
         confusion=_confusion(judged, labels) if labels else {},
         reasons=dict(Counter(a.reason for a in judged if a.reason).most_common()),
-        structure=share(sum(bool(a.well_formed) for a in shaped), len(shaped)) if shaped else None,
+        structure=share(sum(a.well_formed for a in answers), len(answers)) if answers else None,
         dimensions={d: _mean(scored, [a.scores[d] for a in scored if a.scores]) for d in DIMENSIONS} if scored else {},
         mean_score=_mean(scored, [mean_score(a.scores) for a in scored if a.scores]) if scored else None,
         unscored=sum(a.unscored is not None for a in answers),

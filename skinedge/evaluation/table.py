@@ -12,6 +12,7 @@ import numpy as np
 from skinedge.console import Json, say, table
 from skinedge.errors import UsageError
 from skinedge.evaluation.result import AnswerRecord, Evaluation, MeanRecord, ShareRecord, read_evaluation
+from skinedge.evaluation.run import scorer_name
 from skinedge.evaluation.scores import DIMENSIONS, mean_score
 from skinedge.parity.statistics import PairedDifference, mcnemar_exact, paired_difference
 
@@ -167,7 +168,7 @@ def _accuracy_grids(found: Comparison) -> Iterator[Grid]:
             "balanced, %",
             *(f"skin {g}, %" for g in groups),
             "worst",
-            "well formed, %",
+            "think/answer form, %",
         )
         rows = tuple(_accuracy_row(found.names[i], found.results[i], groups) for i in shown)
         yield Grid(f"{_dataset_name(found.results[shown[0]])}: right answers (95 % intervals)", headers, rows)
@@ -201,7 +202,7 @@ def _dimension_grids(found: Comparison) -> Iterator[Grid]:
                 for i in scored
                 if tuple(sorted((found.results[i].judge or {}).items())) == judge
             )
-            who = dict(judge).get("name", "a judge")
+            who = scorer_name(dict(judge))
             title = f"{_dataset_name(found.results[scored[0]])}: six dimensions, 0 to 5, by {who} (95 % intervals)"
             yield Grid(title, ("model", "scored", *DIMENSIONS, "mean"), rows)
 
