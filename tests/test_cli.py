@@ -61,7 +61,7 @@ def content(folder: Path) -> Mapping[str, bytes]:
 
 def test_the_commands_are_those_of_the_issues() -> None:
     path = {"calibrate", "overflow", "quantize", "imatrix", "merge", "export", "plan", "run", "parity", "verify", "bench"}
-    assert set(COMMANDS) == path | {"kit", "report", "show", "targets", "devices", "doctor", "demo"}
+    assert set(COMMANDS) == path | {"evaluate", "compare", "kit", "report", "show", "targets", "devices", "doctor", "demo"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -140,6 +140,9 @@ def test_json_is_one_object_for_every_command(
     calls["report"] = (tmp_path / "forecast.json", "--out", tmp_path / "report.html")
     calls["bench"] = (bundle, "--suite", "quick", "--runs", "1", "--seconds", "0", "--threads", "1")  # too few runs: it fails
     calls["kit"] = (bundle, "--device", "jetson-agx-orin-64gb", "--dry-run", "--out", tmp_path / "kit")
+    short = ("--max-new-tokens", "2", "--threads", "1", "--judge", "rubric")
+    calls["evaluate"] = ("--data", records.parent, "--out", tmp_path / "evaluated.json", *short)
+    calls["compare"] = (tmp_path / "evaluated.json",)
     assert sorted(calls) == COMMANDS
     answers = {}
     for command, arguments in calls.items():

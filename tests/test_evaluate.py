@@ -24,7 +24,7 @@ from command_line import ROOT, environment, typed
 from skinedge.errors import EndpointError, SkinedgeError, UsageError
 from skinedge.evaluation.datasets import Dataset, open_dataset
 from skinedge.evaluation.endpoint import Answer, EndpointSettings
-from skinedge.evaluation.figures import figures_of, resampled
+from skinedge.evaluation.figures import figures_of, paired_by_unit, resampled
 from skinedge.evaluation.journal import Journal, open_journal
 from skinedge.evaluation.models import Asked, EndpointModel, Model, Reply, TorchModel
 from skinedge.evaluation.result import AnswerRecord, Evaluation, read_evaluation
@@ -35,7 +35,7 @@ from skinedge.evaluation.scores import DIMENSIONS
 from skinedge.evaluation.selection import Selection
 from skinedge.evaluation.table import compare
 from skinedge.manifest import DecodingRecord
-from skinedge.parity.statistics import wilson
+from skinedge.parity.statistics import paired_difference, wilson
 
 
 @dataclass
@@ -164,7 +164,7 @@ def answer(number: int, truth: str, said: str | None, skin: str = "I-II", unit: 
     return AnswerRecord(
         id=str(number), key="0" * 64, image="0" * 64, unit=unit or str(number), skin=skin, truth=truth, said=said,
         correct=said == truth, reason="" if said == truth else "no final answer" if said is None else "another disease",
-        finish="stop", prompt_tokens=1, tokens=1,
+        finish="stop", prompt_tokens=1, tokens=1, well_formed=said is not None,
     )  # fmt: skip
 
 
@@ -186,6 +186,8 @@ def test_figures_are_what_they_are_called() -> None:
     assert found.confusion == {"a": {"a": 6, "b": 1, "no answer": 1}, "b": {"a": 1, "b": 1, "no answer": 1}}
     assert found.reasons == {"another disease": 2, "no final answer": 2}
     assert found.accuracy_by_unit is None
+    assert found.structure is not None
+    assert (found.structure.right, found.structure.n) == (9, 11)
 
 
 def test_photographs_of_one_lesion_are_one_case() -> None:
@@ -196,6 +198,24 @@ def test_photographs_of_one_lesion_are_one_case() -> None:
     assert found.accuracy_by_unit is not None
     assert found.accuracy_by_unit.value == found.accuracy.value == 0.5
     assert found.accuracy_by_unit.high - found.accuracy_by_unit.low > 2 * (found.accuracy.high - found.accuracy.low) * 0.9
+
+
+def test_where_all_are_right_the_interval_is_not_a_point() -> None:
+    found = figures_of([answer(n, "ab"[n % 2], "ab"[n % 2], unit=f"u{n // 2}") for n in range(20)], ("a", "b"))
+    for rate in (found.accuracy_by_unit, found.balanced_accuracy):
+        assert rate is not None
+        assert (rate.value, rate.low, rate.high) == (1.0, wilson(10, 10).low, 1.0)
+
+
+def test_a_paired_difference_draws_units() -> None:
+    first, second = [0.0, 0.0, 1.0, 1.0] * 10, [1.0, 1.0, 1.0, 0.0] * 10
+    alone = paired_by_unit(first, second, [str(n) for n in range(40)])
+    together = paired_by_unit(first, second, [str(n // 10) for n in range(40)])
+    pairs = paired_by_unit([0.0] * 20 + [1.0] * 20, [1.0] * 20 + [1.0] * 20, [str(n // 20) for n in range(40)])
+    assert alone.mean == together.mean == 0.25
+    assert alone == paired_difference(np.array(first), np.array(second))
+    assert together.interval.high - together.interval.low < alone.interval.high - alone.interval.low  # each unit has the mix
+    assert (pairs.mean, pairs.interval.low, pairs.interval.high) == (0.5, 0.0, 1.0)  # two cases
 
 
 def test_resampling_units_agrees_with_drawing_them_one_by_one() -> None:

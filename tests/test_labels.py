@@ -133,6 +133,9 @@ def test_any_text_gives_a_verdict(text: str) -> None:
         ("melanoma or nevus", "melanoma", SEVERAL_FINALS),
         ("melanoma / nevus", "melanoma", SEVERAL_FINALS),
         ("nevus vs. melanoma", "melanoma", SEVERAL_FINALS),
+        ("melanoma/nevus", "melanoma", SEVERAL_FINALS),
+        ("melanoma and nevus", "melanoma", SEVERAL_FINALS),
+        ("nodular melanoma", "melanoma", SUBTYPE_OTHER),
         ("possible melanoma", "melanoma", DIFFERENTIAL),
         ("suspicious for melanoma", "melanoma", DIFFERENTIAL),
         ("psoriasis", "melanoma", OTHER_DISEASE),
@@ -148,6 +151,14 @@ def test_an_open_name_is_right_by_its_words_and_wrong_for_a_reason(said: str, tr
 def test_several_answers_are_several_finals() -> None:
     verdict = OpenName()("<answer>melanoma</answer> <answer>nevus</answer>", "melanoma")
     assert (verdict.correct, verdict.reason) == (False, SEVERAL_FINALS)
+
+
+@given(NAMES, st.sampled_from(["not", "no", "un", "possible", "rule out", "differential"]), NAMES)
+def test_an_open_name_with_anything_before_or_beside_it_is_another(name: str, before: str, other: str) -> None:
+    assume(words(name) != words(f"{name} {other}"))
+    assert difference(f"{before} {name}", name)
+    for joint in ("or", "and", "/", "versus", "vs."):
+        assert difference(f"{name} {joint} {other}", name) == SEVERAL_FINALS
 
 
 @given(NAMES, st.randoms())

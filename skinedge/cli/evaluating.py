@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skinedge.cli.options import Adapters, AsJson, Context, Side, Threads, among, existing, source_of
-from skinedge.console import Json, emit, note, printable, say, table
+from skinedge.console import emit, note
 from skinedge.errors import UsageError
 
 if TYPE_CHECKING:
     from skinedge.evaluation.endpoint import EndpointSettings
     from skinedge.evaluation.models import Model
-    from skinedge.evaluation.result import Evaluation
-    from skinedge.evaluation.run import Plan
     from skinedge.evaluation.scorer import Scorer
     from skinedge.manifest import DecodingRecord
 
@@ -87,6 +85,7 @@ def evaluate(
     from skinedge.evaluation.run import evaluate as run
     from skinedge.evaluation.run import journal_beside, plan
     from skinedge.evaluation.selection import Selection
+    from skinedge.evaluation.show import plan_json, remarks, result_json, show_plan, show_result
     from skinedge.manifest import DecodingRecord
     from skinedge.registry import check
     from skinedge.staging import refuse_taken_file, staged_file
@@ -106,26 +105,29 @@ def evaluate(
     who = _model(
         model, adapter, decoding, name, precision, device, side, threads, context, endpoint_model, standard_fields, endpoint
     )
-    scorer = _scorer(judge, judge_model, judge_folder, endpoint) if judge else None
+    scorer = _scorer(judge, judge_model, judge_folder, threads, endpoint) if judge else None
     place = journal or (journal_beside(out) if out else None)
     todo = plan(
         who, dataset, Selection(split, limit, seed, seen), read_journal(place) if place else Journal({}, None), question=question
     )
     if dry_run:
-        _say_plan(who, todo, as_json)
+        if as_json:
+            emit(plan_json(who, todo))
+        else:
+            show_plan(who, todo)
         return
     assert out
     assert place
     if not (quiet or as_json):
-        _remarks(todo)
+        remarks(todo)
     with open_journal(place) as answers:
-        found = run(who, todo, answers, scorer=scorer, structure=_structure(), quiet=quiet or as_json)
+        found = run(who, todo, answers, scorer=scorer, quiet=quiet or as_json)
     with staged_file(out) as f:
         f.write(found.to_json().encode())
     if as_json:
-        emit({"result": str(out), "journal": str(place), **_summary(found)})
+        emit({"result": str(out), "journal": str(place), **result_json(found)})
     else:
-        _show(found)
+        show_result(found)
 
 
 def compare(
@@ -192,7 +194,9 @@ def _endpoint(where: EndpointSettings, send_photographs: bool, silent: bool) -> 
     return where
 
 
-def _scorer(judge: str, served_as: str | None, folder: Path | None, endpoint: Callable[[str], EndpointSettings]) -> Scorer:
+def _scorer(
+    judge: str, served_as: str | None, folder: Path | None, threads: int | None, endpoint: Callable[[str], EndpointSettings]
+) -> Scorer:
     """The scorer named, or a judge at the address given."""
     from skinedge.evaluation.scorers import load_scorer
 
@@ -204,77 +208,7 @@ def _scorer(judge: str, served_as: str | None, folder: Path | None, endpoint: Ca
     make = load_scorer(judge)
     if judge == "judge":
         raise UsageError("a judge is a model at an endpoint.", hint="Give its address: --judge http://127.0.0.1:8000/v1")
-    if judge == "dermeval" and folder:
-        existing(folder)
-        return make(folder)
-    return make()
-
-
-def _structure() -> Callable[[str], bool] | None:
-    """The structure check, where this skinedge has one."""
-    return None
-
-
-def _remarks(todo: Plan) -> None:
-    for text in (*todo.dataset.notes, f"{todo.dataset.title}: {todo.dataset.licence}; {todo.dataset.citation}."):
-        note(f"note: {text}")
-    if todo.chosen.missing:
-        note(f"note: {_few(todo.chosen.missing)} not there: counted as missing.")
-    if todo.chosen.left_out_as_seen:
-        note(f"note: {todo.chosen.left_out_as_seen} photographs are left out: training saw the same lesion or patient.")
-    if todo.asked_already:
-        note(f"note: {todo.asked_already} of {len(todo.questions)} answers are in the journal.")
-
-
-def _few(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - 3} more are" if len(names) > 3 else " is" if len(names) == 1 else " are"
-    return ", ".join(names[:3]) + more
-
-
-def _say_plan(model: Model, todo: Plan, as_json: bool) -> None:
-    dataset, chosen = todo.dataset, todo.chosen
-    if as_json:
-        emit(
-            {
-                "layout": dataset.layout, "task": dataset.task, "items": len(dataset.items), "chosen": len(chosen.items),
-                "missing": list(chosen.missing), "left_out_as_seen": chosen.left_out_as_seen, "answered": todo.asked_already,
-                "to_ask": len(todo.questions) - todo.asked_already, "labels": list(dataset.rule.labels),
-                "model": dict(model.identity()), "settings": dict(model.settings()),
-            }
-        )  # fmt: skip
-        return
-    say(f"{dataset.title} ({dataset.layout}, {dataset.task}): {len(chosen.items)} of {len(dataset.items)} items are chosen.")
-    say(f"{model.name} would be asked {len(todo.questions) - todo.asked_already} questions; the journal has the rest.")
-    if chosen.items:
-        say(f"The first: {(todo.question or chosen.items[0].question)}")
-    _remarks(todo)
-
-
-def _summary(found: Evaluation) -> dict[str, Json]:
-    summary: dict[str, Json] = found.model_dump(mode="json", exclude={"answers"})
-    return summary
-
-
-def _show(found: Evaluation) -> None:
-    from skinedge.evaluation.figures import NONE, OTHER
-    from skinedge.evaluation.table import compare as side_by_side
-
-    side_by_side([found]).show()
-    figures = found.figures
-    if figures.confusion:
-        there = {name for row in figures.confusion.values() for name in row}
-        said = [name for name in (*sorted(found.dataset.labels), OTHER, NONE) if name in there]
-        say("\nRows are the truth, columns what was said")
-        rows = [
-            (f"{truth} ({sum(row.values())})", *(str(row.get(name) or ".") for name in said))
-            for truth, row in figures.confusion.items()
-        ]
-        table(("", *(printable(name) for name in said)), rows)
-    if figures.reasons:
-        say("\nwrong: " + "; ".join(f"{reason} {count}" for reason, count in figures.reasons.items()))
-    if figures.cut_off:
-        say(f"{figures.cut_off} answers met the limit of tokens.")
-    for failure in found.failed[:5]:
-        note(f"no answer: {printable(failure.id)}: {printable(failure.why)}")
-    if len(found.failed) > 5:
-        note(f"and {len(found.failed) - 5} more: see 'failed' in the result.")
+    if judge != "dermeval":
+        return make()
+    existing(*filter(None, (folder,)))
+    return make(folder, threads=threads) if folder else make(threads=threads)

@@ -16,7 +16,7 @@ from skinedge.evaluation.labels import NO_ANSWER
 from skinedge.evaluation.result import AnswerRecord, FiguresRecord, MeanRecord, ShareRecord
 from skinedge.evaluation.scores import DIMENSIONS, mean_score
 from skinedge.parity.record import UNKNOWN_SKIN
-from skinedge.parity.statistics import RESAMPLES, Share
+from skinedge.parity.statistics import RESAMPLES, Interval, PairedDifference, Share, paired_difference, wilson
 
 OTHER, NONE = "other", "no answer"
 _BLOCK = 1 << 22
@@ -26,7 +26,6 @@ Float64 = npt.NDArray[np.float64]
 def figures_of(answers: Sequence[AnswerRecord], labels: Sequence[str]) -> FiguresRecord:
     """All figures; ``labels`` are the classes of the benchmark, empty where any disease can be said."""
     judged = [a for a in answers if a.correct is not None]
-    shaped = [a for a in answers if a.well_formed is not None]
     scored = [a for a in answers if a.scores is not None]
     groups = _groups(judged)
     return FiguresRecord(
@@ -42,7 +41,7 @@ def figures_of(answers: Sequence[AnswerRecord], labels: Sequence[str]) -> Figure
         recall=_recall(judged) if labels else {},
         confusion=_confusion(judged, labels) if labels else {},
         reasons=dict(Counter(a.reason for a in judged if a.reason).most_common()),
-        structure=share(sum(bool(a.well_formed) for a in shaped), len(shaped)) if shaped else None,
+        structure=share(sum(a.well_formed for a in answers), len(answers)) if answers else None,
         dimensions={d: _mean(scored, [a.scores[d] for a in scored if a.scores]) for d in DIMENSIONS} if scored else {},
         mean_score=_mean(scored, [mean_score(a.scores) for a in scored if a.scores]) if scored else None,
         unscored=sum(a.unscored is not None for a in answers),
@@ -93,18 +92,41 @@ def _balanced(judged: Sequence[AnswerRecord]) -> MeanRecord:
     classes = sorted({str(a.truth) for a in judged})
     totals, sizes = _tallies(judged, [float(bool(a.correct)) for a in judged], [classes.index(str(a.truth)) for a in judged])
     value = float((totals.sum(0) / sizes.sum(0)).mean())
-    return _record(value, np.nanmean(resampled(totals, sizes), 1), len(judged))
+    return _rate(value, np.nanmean(resampled(totals, sizes), 1), judged)
 
 
 def _accuracy_by_unit(judged: Sequence[AnswerRecord]) -> MeanRecord | None:
     if not judged or len({a.unit for a in judged}) == len(judged):
         return None
-    return _mean(judged, [float(bool(a.correct)) for a in judged])
+    totals, sizes = _tallies(judged, [float(bool(a.correct)) for a in judged], [0] * len(judged))
+    return _rate(float(totals.sum() / sizes.sum()), resampled(totals, sizes)[:, 0], judged)
 
 
 def _mean(answers: Sequence[AnswerRecord], values: Sequence[float]) -> MeanRecord:
     totals, sizes = _tallies(answers, values, [0] * len(values))
     return _record(float(np.mean(values)), resampled(totals, sizes)[:, 0], len(values))
+
+
+def _rate(value: float, draws: Float64, judged: Sequence[AnswerRecord]) -> MeanRecord:
+    """A share with its interval; where no case or every case is right, no draw differs, and Wilson's for so many units stands."""
+    if 0 < value < 1:
+        return _record(value, draws, len(judged))
+    units = len({a.unit for a in judged})
+    interval = wilson(round(value) * units, units)
+    return MeanRecord(value=value, low=interval.low, high=interval.high, n=len(judged))
+
+
+def paired_by_unit(first: Sequence[float], second: Sequence[float], units: Sequence[str]) -> PairedDifference:
+    """As ``skinedge.parity.statistics.paired_difference``, drawing units instead of cases where a unit has several."""
+    if len(set(units)) == len(units):
+        return paired_difference(np.array(first), np.array(second))
+    rows = {unit: row for row, unit in enumerate(dict.fromkeys(units))}
+    totals, sizes = np.zeros((len(rows), 1)), np.zeros((len(rows), 1))
+    for a, b, unit in zip(first, second, units, strict=True):
+        totals[rows[unit], 0] += b - a
+        sizes[rows[unit], 0] += 1
+    low, high = np.quantile(resampled(totals, sizes), [0.025, 0.975])
+    return PairedDifference(float(totals.sum() / sizes.sum()), Interval(float(low), float(high)), len(units))
 
 
 def _record(value: float, draws: Float64, n: int) -> MeanRecord:

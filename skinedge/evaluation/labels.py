@@ -28,7 +28,7 @@ SUBTYPE_OTHER = "another subtype"
 OTHER_DISEASE = "another disease"
 UNPLACED = "in no category of the benchmark"
 
-_SEVERAL = re.compile(r"\s/\s|\bor\b|\bversus\b|\bvs\b")
+_SEVERAL = re.compile(r"/|\bor\b|\band\b|\bversus\b|\bvs\b")
 _UNDECIDED = re.compile(r"^(?:possibl[ey]|suspected|suspicious for|suspicion of|rule out|cannot exclude|differential)\b")
 _FILLERS = frozenset({"of", "the", "and", "type", "with"})
 
@@ -170,7 +170,7 @@ class OpenName:
 
 
 def difference(said: str, truth: str) -> str:
-    """Why ``said`` is not ``truth``; empty if it is.
+    """Why ``said`` is not ``truth``; empty if it is.  A subtype that the truth does not name is another one.
 
     >>> difference("melanoma", "melanoma-acral-lentiginous")
     'the subtype is missing'

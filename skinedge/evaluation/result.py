@@ -55,7 +55,8 @@ class SelectionRecord(Record):
 class AnswerRecord(Record):
     """One item: what is true, what was said, and how it was judged.
 
-    ``well_formed`` is ``None`` where the structure is not checked; ``scores`` are the six, or ``None`` and ``unscored`` why.
+    ``well_formed``: whether it is ``<think>…</think><answer>…</answer>`` and nothing else; ``scores`` are the six, or ``None``
+    and ``unscored`` says why.
     """
 
     id: str
@@ -70,7 +71,7 @@ class AnswerRecord(Record):
     finish: str
     prompt_tokens: int
     tokens: int
-    well_formed: bool | None = None
+    well_formed: bool
     scores: dict[str, float] | None = None
     unscored: str | None = None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,11 +33,11 @@ from skinedge.evaluation.result import (
 )
 from skinedge.evaluation.scorer import Scorable, Scored, Scorer
 from skinedge.evaluation.selection import Chosen, Selection, choose
+from skinedge.evaluation.structure import check_structure
 from skinedge.weights.checkpoint import digest_of, file_digest
 
 STEP, JUDGED = "evaluate", "score"
 _LIBRARIES = ("numpy", "pillow", "tokenizers", "torch", "transformers", "onnxruntime", "xllamacpp", "httpx2")
-Structure = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,6 @@ def evaluate(
     journal: Journal,
     *,
     scorer: Scorer | None = None,
-    structure: Structure | None = None,
     quiet: bool = True,
 ) -> Evaluation:
     """Ask what is not answered yet, judge every answer, and sum up.
@@ -103,7 +102,6 @@ def evaluate(
         todo: the plan.
         journal: where answers are kept.
         scorer: who gives the six dimensions; nobody by default.
-        structure: whether an answer has the form it should.
         quiet: no progress bar.
 
     Raises:
@@ -117,7 +115,7 @@ def evaluate(
     if not answered:
         raise SkinedgeError(f"not one of {len(failures)} questions was answered: {next(iter(failures.values()))}")
     scored = _score(scorer, answered, journal, quiet) if scorer else {}
-    records = tuple(_record(q, answer, todo.dataset, scored.get(q.item.id), structure) for q, answer in answered)
+    records = tuple(_record(q, answer, todo.dataset, scored.get(q.item.id)) for q, answer in answered)
     dataset = todo.dataset
     return Evaluation(
         skinedge=__version__,
@@ -151,7 +149,7 @@ def _check_needs(scorer: Scorer, todo: Plan) -> None:
     """
     for name in sorted(scorer.needs()):
         if all(getattr(q.item, name) is None for q in todo.questions):
-            who = scorer.identity().get("name", "the scorer")
+            who = scorer_name(scorer.identity())
             raise UsageError(f"{who} needs {name} and {todo.dataset.title} gives none.", hint="Choose another --judge.")
 
 
@@ -195,7 +193,7 @@ def _score(scorer: Scorer, answered: Sequence[tuple[Question, Answer]], journal:
     next(bar, None)
     for one in scorer.score(new) if new else ():
         found[one.id] = one
-        journal.add(keys[one.id], Answer(_written(one), "stop"), step=JUDGED, case=one.id, model=str(who.get("name", "scorer")))
+        journal.add(keys[one.id], Answer(_written(one), "stop"), step=JUDGED, case=one.id, model=scorer_name(who))
         next(bar, None)
     return found
 
@@ -227,12 +225,12 @@ def _read(name: str, text: str) -> Scored:
     return Scored(name, value["scores"], value["invalid"], value["answer"])
 
 
-def _record(q: Question, answer: Answer, dataset: Dataset, scored: Scored | None, structure: Structure | None) -> AnswerRecord:
+def _record(q: Question, answer: Answer, dataset: Dataset, scored: Scored | None) -> AnswerRecord:
     verdict = dataset.rule(answer.text, q.item.truth)
     return AnswerRecord(
         id=q.item.id, key=q.key, image=q.image, unit=q.item.unit, skin=q.item.skin, truth=q.item.truth, said=verdict.said,
         correct=verdict.correct, reason=verdict.reason, finish=answer.finish_reason, prompt_tokens=answer.prompt_tokens,
-        tokens=answer.completion_tokens, well_formed=structure(answer.text) if structure else None,
+        tokens=answer.completion_tokens, well_formed=check_structure(answer.text, finish=answer.finish_reason).valid,
         scores=dict(scored.scores) if scored and scored.scores is not None else None,
         unscored=(scored.invalid or "no reason given") if scored and scored.scores is None else None,
     )  # fmt: skip
@@ -242,6 +240,11 @@ def _versions() -> dict[str, str]:
     from skinedge.measure.machine import library_versions
 
     return {"python": platform.python_version(), **library_versions(_LIBRARIES)}
+
+
+def scorer_name(identity: Mapping[str, str]) -> str:
+    """What tables call a scorer."""
+    return identity.get("name") or identity.get("scorer") or "a scorer"
 
 
 def journal_beside(out: Path) -> Path:

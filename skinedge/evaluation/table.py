@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
-
 from skinedge.console import Json, say, table
 from skinedge.errors import UsageError
+from skinedge.evaluation.figures import paired_by_unit
 from skinedge.evaluation.result import AnswerRecord, Evaluation, MeanRecord, ShareRecord, read_evaluation
+from skinedge.evaluation.run import scorer_name
 from skinedge.evaluation.scores import DIMENSIONS, mean_score
-from skinedge.parity.statistics import PairedDifference, mcnemar_exact, paired_difference
+from skinedge.parity.statistics import PairedDifference, mcnemar_exact
 
 ABSENT = "-"
 
@@ -139,19 +139,20 @@ def _pair(a: Evaluation, b: Evaluation, first: str, second: str) -> Pair:
     judged = [(x, y) for x, y in both if x.correct is not None and y.correct is not None]
     right = [(bool(x.correct), bool(y.correct)) for x, y in judged]
     only_first, only_second = sum(x and not y for x, y in right), sum(y and not x for x, y in right)
-    accuracy = _difference([float(x) for x, _ in right], [float(y) for _, y in right])
+    accuracy = _difference([(float(bool(x.correct)), float(bool(y.correct)), x.unit) for x, y in judged])
     score = _score_difference(both) if a.judge == b.judge else None
     p = mcnemar_exact(only_first, only_second) if right else None
     return Pair(_dataset_name(a), first, second, len(both), accuracy, only_first, only_second, p, score)
 
 
-def _difference(first: Sequence[float], second: Sequence[float]) -> PairedDifference | None:
-    return paired_difference(np.array(first), np.array(second)) if first else None
+def _difference(cases: Sequence[tuple[float, float, str]]) -> PairedDifference | None:
+    """Of what each model has and the unit it is of."""
+    return paired_by_unit(*map(list, zip(*cases, strict=True))) if cases else None
 
 
 def _score_difference(both: Sequence[tuple[AnswerRecord, AnswerRecord]]) -> PairedDifference | None:
-    scored = [(mean_score(x.scores), mean_score(y.scores)) for x, y in both if x.scores is not None and y.scores is not None]
-    return _difference([x for x, _ in scored], [y for _, y in scored])
+    scored = [(x.scores, y.scores, x.unit) for x, y in both]
+    return _difference([(mean_score(x), mean_score(y), unit) for x, y, unit in scored if x is not None and y is not None])
 
 
 def _accuracy_grids(found: Comparison) -> Iterator[Grid]:
@@ -167,7 +168,7 @@ def _accuracy_grids(found: Comparison) -> Iterator[Grid]:
             "balanced, %",
             *(f"skin {g}, %" for g in groups),
             "worst",
-            "well formed, %",
+            "think/answer form, %",
         )
         rows = tuple(_accuracy_row(found.names[i], found.results[i], groups) for i in shown)
         yield Grid(f"{_dataset_name(found.results[shown[0]])}: right answers (95 % intervals)", headers, rows)
@@ -201,7 +202,7 @@ def _dimension_grids(found: Comparison) -> Iterator[Grid]:
                 for i in scored
                 if tuple(sorted((found.results[i].judge or {}).items())) == judge
             )
-            who = dict(judge).get("name", "a judge")
+            who = scorer_name(dict(judge))
             title = f"{_dataset_name(found.results[scored[0]])}: six dimensions, 0 to 5, by {who} (95 % intervals)"
             yield Grid(title, ("model", "scored", *DIMENSIONS, "mean"), rows)
 
