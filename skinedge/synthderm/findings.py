@@ -150,6 +150,12 @@ def diagnose(findings: Findings) -> str:
     return "melanoma" if findings.border == "jagged" else "melanocytic nevus"
 
 
+def possible_values(diagnosis: str) -> dict[str, tuple[str, ...]]:
+    """The values that each finding of a disease may take."""
+    shares = {**_USUAL, **DIAGNOSES[diagnosis]}
+    return {finding: tuple(shares[finding]) for finding in VOCABULARY}
+
+
 def draw_case(seed: int, *, diagnosis: str | None = None, fitzpatrick: int | None = None) -> Case:
     """Draw a case; same arguments, same case.
 

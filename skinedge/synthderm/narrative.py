@@ -81,7 +81,7 @@ CLAUSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 # How the reasoning refers back to a finding.
-_NOUNS: Mapping[str, Mapping[str, str]] = {
+NOUNS: Mapping[str, Mapping[str, str]] = {
     "arrangement": {"single": "the single lesion", "scattered": "the scattered lesions", "ring": "the ring", "band": "the band"},
     "colour": {c: f"the {c} colour" for c in VOCABULARY["colour"]},
     "colours": {"uniform": "the even pigment", "variegated": "the mixed shades"},
@@ -94,7 +94,7 @@ _NOUNS: Mapping[str, Mapping[str, str]] = {
     "vessels": {"none": "the absence of vessels", "branching": "the branching vessels"},
     "size": {"small": "the small size", "medium": "the moderate size", "large": "the large size"},
 }  # fmt: skip
-_JOINTS = (" and ", ", and ", ", while ", "; ")
+JOINTS = (" and ", ", and ", ", while ", "; ")
 _REASONS = (
     "Taken together, {a} and {b} point to {d}.",
     "Given {a} and {b}, the first choice is {d}.",
@@ -176,14 +176,14 @@ def _observe(findings: Findings, rng: np.random.Generator) -> str:
     sentences = [first]
     while others:
         taken, others = others[: (size := int(rng.integers(1, 3)))], others[size:]
-        sentences.append(_pick(rng, _JOINTS).join(taken))
+        sentences.append(_pick(rng, JOINTS).join(taken))
     return " ".join(f"{s[0].upper()}{s[1:]}." for s in sentences)
 
 
 def _reason(findings: Findings, diagnosis: str, rng: np.random.Generator) -> str:
     cited = [("surface", "colour", "border", "arrangement", "shape")[i] for i in rng.permutation(5)[:2]]
     values = dict(findings.items())
-    a, b = (_NOUNS[finding][values[finding]] for finding in cited)
+    a, b = (NOUNS[finding][values[finding]] for finding in cited)
     return _pick(rng, _REASONS).format(a=a, A=a[0].upper() + a[1:], b=b, d=diagnosis)
 
 
