@@ -33,30 +33,22 @@ SIDE = 168
 Features = npt.NDArray[np.float32]  # [N, merged patches, hidden]
 _RENAMED, _INVENTED, _PAGELESS, _BLIND = 0.25, 0.35, 0.1, 0.08
 _SYLLABLES = (
-    "lo", "ra", "pem", "dro", "tis", "ker", "vul", "gan", "mi", "sol", "ne", "bra", "cus", "phe", "ti", "or", "lan", "di", "gra", "um",
+    "lo", "ra", "pem", "dro", "tis", "ker", "vul", "gan", "mi", "sol", "ne", "bra", "cus", "phe", "ti", "or", "lan", "di", "gra",
+    "um",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Cases and what the vision tower makes of their pictures, ``[N, merged patches, hidden]``."""
-
-    cases: tuple[Case, ...]
-    features: npt.NDArray[np.float32]
-    grid: Grid
 
 
 @torch.inference_mode()
 def see(
     cases: Sequence[Case], visual: transformers.PreTrainedModel, config: ModelConfig, processor: ProcessorConfig, *, quiet: bool
-) -> Pictures:
-    """Draw the pictures of ``cases`` and look at each once."""
-    eye, seen = Eye(SIDE, config, processor), []
-    drawing = render_all(cases, size=SIDE, workers=1)
+) -> Features:
+    """Draw the pictures of ``cases`` and look at each once: ``[N, merged patches, hidden]``."""
+    eye = Eye(SIDE, config, processor)
+    drawing, seen = render_all(cases, size=SIDE, workers=1), []
     for first in counted("looking at pictures", range(0, len(cases), 64), quiet):
         drawn = np.stack([next(drawing) for _ in cases[first : first + 64]])
         seen.append(eye(visual, drawn).numpy())
-    return Pictures(tuple(cases), np.concatenate(seen), eye.grid)
+    return np.concatenate(seen)
 
 
 @dataclass(frozen=True)
@@ -72,14 +64,16 @@ class Sample:
 
 
 class Samples:
-    """Draws samples from pictures; ``book`` holds the diseases that may be spoken of."""
+    """Draws samples of ``cases``, whose pictures have ``grid``; ``book`` holds the diseases that may be spoken of."""
 
-    def __init__(self, pictures: Pictures, book: Mapping[str, Page], reader: Reader, kinds: Sequence[str] = KINDS) -> None:
-        self.pictures, self._book, self._reader, self._kinds = pictures, book, reader, kinds
+    def __init__(
+        self, cases: Sequence[Case], grid: Grid, book: Mapping[str, Page], reader: Reader, kinds: Sequence[str] = KINDS
+    ) -> None:
+        self.cases, self._grid, self._book, self._reader, self._kinds = cases, grid, book, reader, kinds
 
     def draw(self, row: int, rng: np.random.Generator, *, blind: bool) -> Sample:
         """One sample of a picture; ``blind`` reads it without the picture."""
-        case = self.pictures.cases[row]
+        case = self.cases[row]
         truth, others, real = self._diseases(case, rng)
         made = damage(case.findings, truth, others, draw_damages(rng, kinds=self._kinds), rng)
         page = "" if real and rng.random() < _PAGELESS else made.answer.text()
@@ -87,13 +81,19 @@ class Samples:
 
     def sample(self, row: int, made: Damaged, page: str, *, blind: bool) -> Sample:
         """A narrative of a picture as a sample."""
-        reading = self._reader.read(made.text, () if blind else (self.pictures.grid,), page)
+        reading = self._reader.read(made.text, () if blind else (self._grid,), page)
         scores = np.array([made.targets[name] for name in DIMENSIONS], np.float32)
         return Sample(row, blind, reading, scores, true_flaws(made), made)
 
+    def true_book(self, row: int, form: str, rng: np.random.Generator) -> Damaged:
+        """A narrative of a picture under the real names of the book."""
+        case = self.cases[row]
+        others = [page for name, page in self._book.items() if name != case.diagnosis]
+        return damage(case.findings, self._book[case.diagnosis], others, draw_damages(rng, kinds=self._kinds, form=form), rng)
+
     def draw_all(self, each: int, rng: np.random.Generator, *, blind: float = _BLIND) -> list[Sample]:
         """``each`` samples of every picture, a share ``blind`` of them without it."""
-        rows = range(len(self.pictures.cases))
+        rows = range(len(self.cases))
         return [self.draw(row, rng, blind=bool(rng.random() < blind)) for _ in range(each) for row in rows]
 
     def _diseases(self, case: Case, rng: np.random.Generator) -> tuple[Page, list[Page], bool]:
@@ -110,7 +110,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Watched:
-    """Samples as the frozen model read them, in batches of like length; ``scores`` ``[B, 6]`` and ``flaws`` ``[B, F]`` of each."""
+    """Samples as the frozen model read them, in batches of like length, with ``scores`` ``[B, 6]`` and ``flaws`` ``[B, F]``."""
 
     batches: tuple[Seen, ...]
     scores: tuple[Tensor, ...]
@@ -118,7 +118,9 @@ class Watched:
     order: tuple[tuple[int, ...], ...]  # which sample each row is
 
 
-def watch(model: transformers.PreTrainedModel, samples: Sequence[Sample], features: Features, size: int, *, quiet: bool) -> Watched:
+def watch(
+    model: transformers.PreTrainedModel, samples: Sequence[Sample], features: Features, size: int, *, quiet: bool
+) -> Watched:
     """Let the model read every sample once; what it had in mind is kept in bfloat16."""
     order = sorted(range(len(samples)), key=lambda i: (samples[i].blind, len(samples[i].reading.ids)))
     starts = [i for i in range(len(order)) if i % size == 0 or samples[order[i]].blind != samples[order[i - 1]].blind]
@@ -157,9 +159,7 @@ def true_flaws(made: Damaged) -> npt.NDArray[np.float32]:
 def _invented(case: Case, cancer: bool, rng: np.random.Generator) -> tuple[Page, list[Page]]:
     """A disease that shows what the patient shows, and six that show it but for one to four findings."""
     names = _names(7, rng)
-    others = [
-        Page(name, _around(case.findings, int(rng.integers(1, 5)), rng), bool(rng.random() < 0.25)) for name in names[1:]
-    ]
+    others = [Page(name, _around(case.findings, int(rng.integers(1, 5)), rng), bool(rng.random() < 0.25)) for name in names[1:]]
     return Page(names[0], _around(case.findings, 0, rng), cancer), others
 
 

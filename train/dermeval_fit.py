@@ -11,7 +11,7 @@ Then the expected reward needs no sampling, its gradient is known exactly: ``exa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +111,11 @@ def truth_of(watched: Watched) -> npt.NDArray[np.float64]:
     for scores, order in zip(watched.scores, watched.order, strict=True):
         found[list(order)] = scores.double().numpy()
     return found
+
+
+def without_pictures(watched: Watched) -> Watched:
+    """The same, with no picture for the judge to look at; what the model had in mind when it looked is still there."""
+    return replace(watched, batches=tuple(replace(b, picture=b.picture[:, :0]) for b in watched.batches))
 
 
 def _train(judge: Judge, watched: Watched, stage: Stage, loss: Loss, report: Report | None) -> None:

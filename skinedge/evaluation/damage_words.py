@@ -57,7 +57,10 @@ _SEEN = Words(
         ),
     ),
     vague={
-        "": ("something about it is unusual", "it looks like such things do", "there is some change", "it is hard to put into words"),
+        "": (
+            "something about it is unusual", "it looks like such things do", "there is some change",
+            "it is hard to put into words",
+        ),
         "arrangement": ("there is something on the skin", "some change is present"),
         "colour": ("the colour is unusual", "the overall tone is different", "the skin here looks strange"),
         "colours": ("the pigment is what it is", "some shade is present"),

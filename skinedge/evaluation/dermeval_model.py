@@ -99,7 +99,9 @@ def flaw_names() -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def look(model: Any, text: Filled, features: Tensor | None, decode: Decode | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def look(
+    model: Any, text: Filled, features: Tensor | None, decode: Decode | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Let a frozen ``Qwen2_5_VLForConditionalGeneration`` read; ``features`` ``[B, merged patches, hidden]`` of the pictures.
 
     Returns:

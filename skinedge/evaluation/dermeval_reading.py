@@ -26,7 +26,7 @@ NO_PAGE = "No page."
 
 @dataclass(frozen=True)
 class Reading:
-    """A conversation, ``ids`` ``[S]`` and ``positions`` ``[3, S]``, with the narrative at ``start`` to its end; ``page`` ``[P]`` ids."""
+    """A conversation, ``ids`` ``[S]`` and ``positions`` ``[3, S]``, its narrative from ``start`` on; ``page`` ``[P]`` ids."""
 
     ids: Int64
     positions: Int64
