@@ -46,7 +46,11 @@ def calibration(scores: Scores, truth: Scores, bins: int = 5) -> dict[str, Json]
     for i, name in enumerate(DIMENSIONS):
         place = np.clip((scores[:, i] / 5 * bins).astype(int), 0, bins - 1)
         rows = [
-            {"n": int((place == b).sum()), "score": float(scores[place == b, i].mean()), "truth": float(truth[place == b, i].mean())}
+            {
+                "n": int((place == b).sum()),
+                "score": float(scores[place == b, i].mean()),
+                "truth": float(truth[place == b, i].mean()),
+            }
             for b in range(bins)
             if (place == b).any()
         ]
@@ -154,7 +158,8 @@ def main() -> int:
         text_only = told["figures"]["settings"]["blind"]
         sets = {n: without_pictures(t.watched) if text_only else t.watched for n, t in tests.items()}
         report["also"][name] = {
-            "settings": told["figures"]["settings"], **{n: figures(score_all(other, w), truth_of(w)) for n, w in sets.items()}
+            "settings": told["figures"]["settings"],
+            **{n: figures(score_all(other, w), truth_of(w)) for n, w in sets.items()},
         }
     report["dermbench"] = dermbench(DermEval(args.weights, picture=False, batch=4), args.texts, 7)
     args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8", newline="\n")
