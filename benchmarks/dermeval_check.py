@@ -45,15 +45,8 @@ def calibration(scores: Scores, truth: Scores, bins: int = 5) -> dict[str, Json]
     found: dict[str, Json] = {}
     for i, name in enumerate(DIMENSIONS):
         place = np.clip((scores[:, i] / 5 * bins).astype(int), 0, bins - 1)
-        rows = [
-            {
-                "n": int((place == b).sum()),
-                "score": float(scores[place == b, i].mean()),
-                "truth": float(truth[place == b, i].mean()),
-            }
-            for b in range(bins)
-            if (place == b).any()
-        ]
+        inside = [place == b for b in range(bins) if (place == b).any()]
+        rows = [{"n": int(x.sum()), "score": float(scores[x, i].mean()), "truth": float(truth[x, i].mean())} for x in inside]
         gap = sum(r["n"] * abs(r["score"] - r["truth"]) for r in rows) / len(scores)
         found[name] = {"gap": round(gap, 4), "bins": [{k: round(v, 3) for k, v in r.items()} for r in rows]}
     return found
@@ -149,7 +142,7 @@ def main() -> int:
     report["tests"] = {name: _test(tests[name], judge) for name in TESTS}
     unseen = tests["unseen"]
     mean = truth_of(shop.training()).mean(0)
-    report["baselines"] = {name: found for name, found in baselines(unseen, mean).items()}
+    report["baselines"] = baselines(unseen, mean)
     blind = shop.test("unseen", blind=True)
     report["baselines"]["same judge, no picture"] = figures(score_all(judge, blind.watched), truth_of(blind.watched))
     report["also"] = {}

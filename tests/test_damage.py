@@ -123,7 +123,7 @@ def test_drawn_damages_are_of_different_kinds_and_some_narratives_stay_sound() -
 def test_what_cannot_be_asked_for_is_named() -> None:
     with pytest.raises(UsageError, match=r"'diagnose' is no damage|unknown damage"):
         Damage("diagnose", 1)
-    with pytest.raises(UsageError, match="advice has no severity 4. It goes from 1 to 3"):
+    with pytest.raises(UsageError, match=r"advice has no severity 4\. It goes from 1 to 3"):
         Damage("advice", 4)
     with pytest.raises(UsageError, match="each kind of damage once"):
         damaged(CASES[0], Damage("vague", 1), Damage("vague", 2))

@@ -24,7 +24,7 @@ from skinedge.registry import check
 from skinedge.staging import refuse_taken
 
 ESTIMATORS = ("off", "sampled", "exact")
-_EVERY = 100  # steps between two lines of progress
+_EVERY = 50  # steps between two lines of progress
 
 
 def figures(scores: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> dict[str, Json]:

@@ -240,7 +240,7 @@ def _tell(
 
 def _invent(tale: _Tale, findings: Findings, what: Damage, rng: np.random.Generator) -> tuple[_Tale, int]:
     """False values claimed instead of true ones (``plain``), or beside them."""
-    names = [f for f in _shuffled([f for f, _ in tale.observed], rng)][: what.severity]
+    names = _shuffled([f for f, _ in tale.observed], rng)[: what.severity]
     truth = dict(findings.items())
     false = {f: _pick(rng, [v for v in VOCABULARY[f] if v != truth[f]]) for f in names}
     clauses = {f: _pick(rng, CLAUSES[f][v]) for f, v in false.items()}
