@@ -333,7 +333,8 @@ def _swap(text: str, old: str, new: str) -> str:
 
 def _sentences(clauses: Sequence[str], rng: np.random.Generator) -> str:
     """One clause first, then one or two to a sentence, as ``narrate`` joins them."""
-    plain, sentences = [c[0].lower() + c[1:] for c in clauses], []
+    plain = [c[0].lower() + c[1:] for c in clauses]
+    sentences: list[str] = []
     while plain:
         count = 1 if not sentences else int(rng.integers(1, 3))
         sentences.append(JOINTS[int(rng.integers(len(JOINTS)))].join(plain[:count]))

@@ -195,7 +195,7 @@ class _Head(nn.Module):
 
     def forward(self, x: Tensor, there: Tensor) -> Judged:
         inner = functional.gelu(torch.einsum("bdi,dio->bdo", self._pool(self.norm(x), there), self.middle))
-        dimensions, findings, conduct = inner.split([self._dimensions, self._findings, 1], 1)
+        dimensions, findings, conduct = torch.split(inner, [self._dimensions, self._findings, 1], 1)
         flaws = torch.cat([torch.einsum("bfi,fil->bfl", findings, self.finding).flatten(1), self.conduct(conduct[:, 0])], 1)
         critique = self.critic(flaws.sigmoid().detach()).reshape(dimensions.shape)
         scores = torch.einsum("bdi,dil->bdl", functional.gelu(dimensions + critique), self.leave) + self.offset
