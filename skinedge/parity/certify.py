@@ -5,11 +5,9 @@ bundle + checkpoint + pictures -> rows -> endpoints -> ``certificate/``; the bun
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.evaluation.cases import Case
@@ -29,9 +27,6 @@ from skinedge.parity.rows import collect
 from skinedge.runtime.pipeline import open_pipeline
 from skinedge.synthderm.findings import Findings, draw_cases
 from skinedge.synthderm.narrative import score_findings
-
-if TYPE_CHECKING:
-    from skinedge.evaluation.datasets._contract import Item
 
 # Of pictures that nothing was trained on: distillation, calibration and the ablation's held-out set draw from other seeds.
 HELD_OUT_SEED = 760_311
@@ -68,16 +63,6 @@ def drawn_pictures(count: int, folder: Path, seed: int = HELD_OUT_SEED) -> Pictu
         cases.append(Case(path.stem, path, case.diagnosis, "", fitzpatrick=case.fitzpatrick))
     findings = {c.id: dict(d.findings.items()) for c, d in zip(cases, drawn, strict=True)}
     return Pictures(f"SynthDerm, seed {seed}", tuple(cases), synthetic=True, findings=findings)
-
-
-def listed_pictures(items: Sequence[Item], name: str, file: Path, *, synthetic: bool = False) -> Pictures:
-    """The pictures of a benchmark (``skinedge.evaluation.datasets``)."""
-    first_of = {"I-II": 1, "III-IV": 3, "V-VI": 5}  # a row knows the group only
-    cases = tuple(
-        Case(i.id, i.image, i.diagnosis or i.truth or "", "", fitzpatrick=first_of.get(i.skin), split=i.split) for i in items
-    )
-    findings = {i.id: i.findings for i in items if i.findings is not None}
-    return Pictures(name, cases, synthetic, findings or None, hashlib.sha256(file.read_bytes()).hexdigest())
 
 
 def certify(

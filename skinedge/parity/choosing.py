@@ -36,12 +36,13 @@ def cases_in(folder: Path, limit: int | None = None) -> tuple[Case, ...]:
     return tuple(Case(path.name, path, "", "") for path in photographs_in(folder, limit))
 
 
-def cases_of(file: Path, images: Path | None = None, limit: int | None = None) -> tuple[Case, ...]:
+def cases_of(file: Path, images: Path | None = None, *, split: str | None = None, limit: int | None = None) -> tuple[Case, ...]:
     """The first ``limit`` cases of a CSV or JSONL file, or of the records that training reads (SynthDerm's among them).
 
     Args:
         file: as for ``read_cases``, or JSON Lines with ``messages``, ``images`` and what is known of each picture.
         images: the folder that image names are relative to, by default the file's own.
+        split: use only the cases of this split.
         limit: use only the first so many.
 
     Raises:
@@ -50,9 +51,15 @@ def cases_of(file: Path, images: Path | None = None, limit: int | None = None) -
     """
     records = list(_records(file)) if file.is_file() else []
     if records:
-        cases = tuple(_of_record(file, images or file.parent, number, record) for number, record in records[:limit])
+        cases = tuple(_of_record(file, images or file.parent, number, record) for number, record in records)
     else:
-        cases = read_cases(file, images).cases[:limit]
+        cases = read_cases(file, images).cases
+    if split:
+        known = sorted({case.split for case in cases if case.split})
+        cases = tuple(case for case in cases if case.split == split)
+        if not cases:
+            raise UsageError(f"{file} has no case of the split '{split}'.", hint=f"Its splits: {', '.join(known) or 'none'}.")
+    cases = cases[:limit]
     absent = next((case for case in cases if not case.image.is_file()), None)
     if absent:
         raise CasesError(
