@@ -30,7 +30,6 @@ from skinedge.synthderm.narrative import score_findings
 
 # Of pictures that nothing was trained on: distillation, calibration and the ablation's held-out set draw from other seeds.
 HELD_OUT_SEED = 760_311
-QUICK_PICTURES, QUICK_TOKENS = 6, 160
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,13 @@ def drawn_pictures(count: int, folder: Path, seed: int = HELD_OUT_SEED) -> Pictu
     from skinedge.synthderm.dataset import render_all
 
     folder.mkdir(parents=True, exist_ok=True)
-    drawn, cases = draw_cases(count, seed), []
-    for number, (case, picture) in enumerate(zip(drawn, render_all(drawn), strict=True)):
-        path = folder / f"synth-{seed}-{number:05d}.png"
-        if not path.exists():
-            Image.fromarray(picture).save(path, compress_level=1)
-        cases.append(Case(path.stem, path, case.diagnosis, "", fitzpatrick=case.fitzpatrick))
-    findings = {c.id: dict(d.findings.items()) for c, d in zip(cases, drawn, strict=True)}
+    drawn = draw_cases(count, seed)
+    paths = [folder / f"synth-{seed}-{count}-{number:05d}.png" for number in range(count)]
+    missing = [(case, path) for case, path in zip(drawn, paths, strict=True) if not path.exists()]
+    for (_, path), picture in zip(missing, render_all([case for case, _ in missing]), strict=True):
+        Image.fromarray(picture).save(path, compress_level=1)
+    cases = [Case(p.stem, p, d.diagnosis, "", fitzpatrick=d.fitzpatrick) for d, p in zip(drawn, paths, strict=True)]
+    findings = {case.id: dict(d.findings.items()) for case, d in zip(cases, drawn, strict=True)}
     return Pictures(f"SynthDerm, seed {seed}", tuple(cases), synthetic=True, findings=findings)
 
 
