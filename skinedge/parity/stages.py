@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skinedge.console import counted
+from skinedge.errors import PromptError
 from skinedge.evaluation.answer import read_answer
 from skinedge.parity.bands import Rounding
 from skinedge.parity.bisect import Block, Given, blocks
@@ -105,8 +106,12 @@ class Comparer:
         ours = [self.pipeline.pixels(p) for p in self.photographs]
         theirs = [self.inputs.pixels(load_photograph(p)) for p in self.photographs]
         yield self._stage("pixels", [_pixel_distance(a, b) for a, b in zip(theirs, ours, strict=True)])
-        prompts = [self.pipeline.prompts.build(ask(), [p.grid]) for p in ours]
         references = [self.inputs.prompt(DEFAULT_QUESTION, [p.grid]) for p in theirs]
+        try:
+            prompts = [self.pipeline.prompts.build(ask(), [p.grid]) for p in ours]
+        except PromptError as e:  # what the reference has just done the bundle cannot
+            yield Stage("tokens", {"different": math.inf}, self.limits["tokens"], len(ours), e.message)
+            return
         yield self._stage("tokens", [_token_distance(a, b) for a, b in zip(references, prompts, strict=True)])
         yield stored()
         exact = [self.reference.encode_image(p) for p in counted("features of the reference", theirs, self.quiet)]
