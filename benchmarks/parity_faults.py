@@ -1,7 +1,7 @@
 """Does the comparison find what is wrong, and only that?  Twelve planted faults, and fifty comparisons with nothing planted.
 
 Usage: python -m benchmarks.parity_faults faults [--json FILE]
-       python -m benchmarks.parity_faults same [--draws 50] [--pictures 4] [--json FILE]
+       python -m benchmarks.parity_faults same [--draws 50] [--pictures 2] [--json FILE]
 
 ``faults`` plants each fault in a copy of a bundle of the embedded model, in its files where such a fault can live there, else
 around its pipeline or session, and compares the copy with PyTorch on the three drawn pictures of awkward sizes and on three
@@ -241,6 +241,17 @@ FAULTS = (
 )  # fmt: skip
 
 
+BY_NAME = {fault.name: fault for fault in FAULTS}
+
+
+def plant(fault: Fault, bundle: Path, folder: Path) -> Path:
+    """A copy of ``bundle`` in ``folder`` with ``fault`` in its files."""
+    shutil.copytree(bundle, folder)
+    fault.plant(folder)
+    _seal(folder, read_manifest(folder))
+    return folder
+
+
 def compare_planted(
     fault: Fault,
     bundle: Path,
@@ -253,9 +264,7 @@ def compare_planted(
 ) -> Comparison:
     """Plant ``fault`` in a copy of ``bundle`` and compare that."""
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        copy = Path(shutil.copytree(bundle, Path(scratch) / "planted"))
-        fault.plant(copy)
-        _seal(copy, read_manifest(copy))
+        copy = plant(fault, bundle, Path(scratch) / "planted")
         pipeline = fault.wrap(stack.enter_context(open_pipeline(copy, threads=1)))
         return compare_opened(pipeline, source, reference, photographs, folder=copy, steps=steps, bisect=bisect)
 
@@ -319,7 +328,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("faults", "same"))
     parser.add_argument("--draws", type=int, default=50)
-    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--pictures", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     source = embedded_checkpoint()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.parity_faults import FAULTS, LAYER, Fault, change_weight, compare_planted, expert_zeroed
+from benchmarks.parity_faults import BY_NAME, LAYER, Fault, change_weight, compare_planted, expert_zeroed
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export
 from skinedge.manifest import read_manifest
@@ -24,8 +24,6 @@ from skinedge.runtime.pipeline import open_pipeline
 from skinedge.runtime.prompt import DEFAULT_QUESTION
 from skinedge.targets._contract import ExportOptions
 from skinedge.weights.checkpoint import open_checkpoint
-
-BY_NAME = {fault.name: fault for fault in FAULTS}
 
 
 @pytest.fixture(scope="module")

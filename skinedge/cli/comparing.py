@@ -60,17 +60,17 @@ def parity(
         _describe(bundle, source, chosen, rows, as_json)
         return
     shown = _shown(chosen, cases is not None)
+    made = None
+    if rows:
+        from skinedge.parity.rows import collect
+
+        made = collect(bundle, source, chosen, rows, side=side, threads=threads, limit_tokens=max_new_tokens, quiet=as_json)
     result = compare(bundle, source, shown, steps=steps, side=side, threads=threads, bisect=bisect, quiet=as_json)
     if report:
         write_report(result, report)
     if not as_json:
         print_stages(result)
-    summary = None
-    if rows and result.passed:
-        from skinedge.parity.rows import collect
-
-        made = collect(bundle, source, chosen, rows, side=side, threads=threads, limit_tokens=max_new_tokens, quiet=as_json)
-        summary = Summary.of(made)
+    summary = Summary.of(made) if made and result.passed else None
     if as_json:
         more: dict[str, Json] = {"rows": {"folder": str(rows), **vars(summary)}} if summary else {}
         emit({**result.to_json(), **more})
