@@ -76,6 +76,19 @@ def blocks(folder: Path, manifest: Manifest, stage: str, reference: Reference, c
     return tuple(Block(name, error, tolerance) for name, error in worst.items())
 
 
+def why_blind(target: str, scheme: str, stage: str) -> str:
+    """Why ``blocks`` has none to give, in a sentence; empty if the reason is that the stage names its own place."""
+    if stage == "weights":
+        return ""
+    if stage not in _GRAPHS:
+        return f"stage '{stage}' has no blocks inside."
+    if target == "gguf":
+        return "llama.cpp does not give out what its layers make: the stage is all that can be named."
+    if target == "trt":
+        return "a TensorRT plan does not give out what its layers make: compare its ONNX side with --target onnx."
+    return f"what rounding to {scheme} moves inside a stage has no tolerance: compare an f32 bundle of the same checkpoint."
+
+
 def first_bad(found: Sequence[Block]) -> Block | None:
     """The first block that is out of tolerance."""
     return next((block for block in found if block.bad), None)

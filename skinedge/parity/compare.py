@@ -23,7 +23,7 @@ from skinedge.errors import UsageError
 from skinedge.manifest import read_manifest
 from skinedge.model.config import read_config
 from skinedge.parity.bands import roundings
-from skinedge.parity.bisect import Block, first_bad
+from skinedge.parity.bisect import Block, first_bad, why_blind
 from skinedge.parity.choosing import photographs_in
 from skinedge.parity.narrating import sha256_of
 from skinedge.parity.pictures import write_pictures
@@ -44,7 +44,8 @@ class Comparison:
     """A bundle against its reference; stops at the first stage out of tolerance.
 
     ``same_source`` says whether the reference is, byte for byte, what the bundle was made from.  ``blocks`` are those of the
-    bad stage, where they were asked for and the target shows them, and ``bad_block`` the first that is out of tolerance.
+    bad stage, where they were asked for and the target shows them, and ``bad_block`` the first that is out of tolerance;
+    ``blind`` says why there are none.
     """
 
     bundle: str
@@ -56,6 +57,7 @@ class Comparison:
     stages: tuple[Stage, ...]
     bad_block: str | None = None
     blocks: tuple[Block, ...] = ()
+    blind: str = ""
 
     @property
     def passed(self) -> bool:
@@ -165,6 +167,7 @@ def compare_opened(
         stages=stages,
         bad_block=bad.name if bad else worst.where if bisect and worst else None,
         blocks=inside,
+        blind=why_blind(side or manifest.target, manifest.scheme.asked, worst.name) if bisect and worst and not inside else "",
     )
 
 
@@ -195,6 +198,8 @@ def print_stages(result: Comparison) -> None:
         say(f"inside it, '{result.bad_block}' is the first that is out of tolerance.")
     elif result.blocks:
         say("no block inside it is: the fault is in what comes after the last block, or around the graphs.")
+    if result.blind:
+        say(result.blind)
     for block in result.blocks:
         say(f"  {block.name:28} {'BAD' if block.bad else 'ok':4} relative error {block.error:.3g}  (<= {block.tolerance:g})")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -61,37 +62,39 @@ def collect(
         limit_tokens: a narrative is cut off there, in both arms.
         quiet: show no progress.
 
-    Yields:
-        The rows in the order of the cases.
+    Returns:
+        The rows in the order of the cases, each made when it is asked for.
 
     Raises:
-        UsageError: ``folder`` holds rows of another comparison, or two cases have one id.
+        UsageError: ``folder`` holds rows of another comparison, or two cases have one id; at once, before any model is opened.
         SkinedgeError: the bundle or the reference cannot be opened, or a photograph cannot be read.
     """
     manifest = read_manifest(bundle)
     question = manifest.prompt.question
     images = {case.id: sha256_of(case.image) for case in cases}
-    _begin(folder, cases, {
+    settings = {
         "bundle": manifest.digest, "side": side or manifest.target, "bias": manifest.decoding.bias,
         "reference": narrative_identity(source.digest, question, limit_tokens),
         "cases": digest_of([[c.id, images[c.id], c.diagnosis, c.fitzpatrick] for c in cases]),
-    })  # fmt: skip
+    }  # fmt: skip
+    _check(folder, cases, settings)
     kept = {row.id: row for row in read_rows(folder)}
-    if len(kept) == len(cases):
-        yield from (kept[case.id] for case in cases)
-        return
-    arm = ReferenceArm(source, question, limit_tokens, cache or folder.parent / "reference", threads=threads)
-    try:
-        told = arm.tell([case.image for case in cases], quiet=quiet)
-        with open_pipeline(bundle, side=side, threads=threads) as pipeline:
-            teller = _Teller(pipeline, question, limit_tokens)
-            for case in counted("narratives of the bundle", cases, quiet):
-                if (row := kept.get(case.id)) is None:
+
+    def made() -> Iterator[Row]:
+        missing = [case for case in cases if case.id not in kept]
+        if missing:
+            _begin(folder, settings)
+            arm = ReferenceArm(source, question, limit_tokens, cache or folder.parent / "reference", threads=threads)
+            with closing(arm), open_pipeline(bundle, side=side, threads=threads) as pipeline:
+                told = arm.tell([case.image for case in missing], quiet=quiet)
+                teller = _Teller(pipeline, question, limit_tokens)
+                for case in counted("narratives of the bundle", missing, quiet):
                     row = _row(case, images[case.id], told[images[case.id]], arm, teller)
                     append_line(folder / ROWS_FILE, asdict(row))
-                yield row
-    finally:
-        arm.close()
+                    yield row
+
+    new = made()
+    return (kept[case.id] if case.id in kept else next(new) for case in cases)
 
 
 def read_rows(folder: Path) -> tuple[Row, ...]:
@@ -108,16 +111,14 @@ def skin_group(fitzpatrick: int | None) -> str:
     return UNKNOWN_SKIN if fitzpatrick is None else SKIN_GROUPS[(fitzpatrick - 1) // 2]
 
 
-def _begin(folder: Path, cases: Sequence[Case], settings: Mapping[str, str]) -> None:
-    """Write down what is compared, or check that it is what the folder was begun with."""
+def _check(folder: Path, cases: Sequence[Case], settings: Mapping[str, str]) -> None:
+    """Check that what the folder was begun with, if it was, is what is asked for."""
     if len({case.id for case in cases}) < len(cases):
         raise UsageError("two cases have the same id.", hint="Give each case an id of its own.")
     path = folder / SETTINGS_FILE
     if not path.is_file():
         if (folder / ROWS_FILE).exists():
             raise UsageError(f"{folder} holds rows and does not say of what.", hint="Name another folder with --rows.")
-        with staged_file(path) as file:
-            file.write((json.dumps(settings, indent=1, sort_keys=True) + "\n").encode())
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     other = next((name for name in settings if found.get(name) != settings[name]), None)
@@ -125,6 +126,12 @@ def _begin(folder: Path, cases: Sequence[Case], settings: Mapping[str, str]) -> 
         what = {"bundle": "another bundle", "side": "another side of the bundle", "bias": "another bundle",
                 "reference": "another reference, question or length", "cases": "other cases"}[other]  # fmt: skip
         raise UsageError(f"{folder} holds rows of {what}.", hint="Name another folder with --rows, or remove this one.")
+
+
+def _begin(folder: Path, settings: Mapping[str, str]) -> None:
+    if not (folder / SETTINGS_FILE).exists():
+        with staged_file(folder / SETTINGS_FILE) as file:
+            file.write((json.dumps(settings, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _row(case: Case, sha: str, told: Told, arm: ReferenceArm, teller: _Teller) -> Row:

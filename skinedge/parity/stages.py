@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skinedge.console import counted
+from skinedge.errors import PromptError
 from skinedge.evaluation.answer import read_answer
 from skinedge.parity.bands import Rounding
 from skinedge.parity.bisect import Block, Given, blocks
@@ -105,8 +106,12 @@ class Comparer:
         ours = [self.pipeline.pixels(p) for p in self.photographs]
         theirs = [self.inputs.pixels(load_photograph(p)) for p in self.photographs]
         yield self._stage("pixels", [_pixel_distance(a, b) for a, b in zip(theirs, ours, strict=True)])
-        prompts = [self.pipeline.prompts.build(ask(), [p.grid]) for p in ours]
         references = [self.inputs.prompt(DEFAULT_QUESTION, [p.grid]) for p in theirs]
+        try:
+            prompts = [self.pipeline.prompts.build(ask(), [p.grid]) for p in ours]
+        except PromptError as e:  # what the reference has just done the bundle cannot
+            yield Stage("tokens", {"different": math.inf}, self.limits["tokens"], len(ours), e.message)
+            return
         yield self._stage("tokens", [_token_distance(a, b) for a, b in zip(references, prompts, strict=True)])
         yield stored()
         exact = [self.reference.encode_image(p) for p in counted("features of the reference", theirs, self.quiet)]
@@ -147,10 +152,10 @@ class Comparer:
         every = size <= MAX_PREFILL_LOGITS
         truth = _prefill(self.reference, reference, exact, every)
         logits = _prefill(self.pipeline.session, prompt, encoded, every)
-        prefill = _logit_measure(logit_distance(truth, logits))
+        prefill = _logit_measure(truth, logit_distance(truth, logits))
         tokens, expected = _greedy(self.reference, truth[-1], self.count)
         got = np.stack([self.pipeline.session.step(t) for t in tokens])
-        steps = _logit_measure(logit_distance(expected, got))
+        steps = _logit_measure(expected, logit_distance(expected, got))
         options = GenerateOptions(max_new_tokens=self.count + 1, ignore_eos=True)
         generation = self.pipeline.start([encoded], DEFAULT_QUESTION, options)
         words = [t.token_id for t in generation]
@@ -208,18 +213,24 @@ def _token_distance(a: Prompt, b: Prompt) -> Measured:
 
 def _bias_distance(a: ImageEncoding, b: ImageEncoding) -> Measured:
     if a.bias is None or b.bias is None:
-        return {"max_abs": 0.0 if a.bias is b.bias else float("inf")}
+        worst = 0.0 if a.bias is b.bias else math.inf
+        return {"max_abs": worst, "relative": worst}
     return _distance(a.bias, b.bias)
 
 
 def _distance(a: Float32, b: Float32) -> Measured:
     if a.shape != b.shape:
-        return {"max_abs": float("inf")}
-    return {"max_abs": float(np.abs(a.astype(np.float64) - b).max())}
+        return {"max_abs": math.inf, "relative": math.inf}
+    return _sized(a, float(np.abs(a.astype(np.float64) - b).max()))
 
 
-def _logit_measure(d: LogitDistance) -> Measured:
-    return {"max_abs": d.max_abs, "kl_mean": d.kl_mean, "kl_max": d.kl_max, "top1": d.top1}
+def _sized(exact: Float32, max_abs: float) -> Measured:
+    """The largest difference, and what it is of the largest value: sums of floats are off in proportion to that."""
+    return {"max_abs": max_abs, "relative": max_abs / (float(np.abs(exact).max()) or 1.0)}
+
+
+def _logit_measure(exact: Float32, d: LogitDistance) -> Measured:
+    return {**_sized(exact, d.max_abs), "kl_mean": d.kl_mean, "kl_max": d.kl_max, "top1": d.top1}
 
 
 def _text_distance(a: Sequence[int], b: Sequence[int]) -> Measured:
