@@ -205,8 +205,8 @@ def test_any_flipped_byte_of_a_certificate_is_found(pristine: Path, data: st.Dat
     path = pristine / FOLDER / data.draw(st.sampled_from([FILE, PAGE]))
     whole = path.read_bytes()
     at, to = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 255))
-    if whole[at] == to or (chr(whole[at]).isspace() and chr(to).isspace() and path.name == FILE):
-        return  # space between JSON's words means nothing
+    if whole[at] == to:
+        return
     try:
         path.write_bytes(whole[:at] + bytes([to]) + whole[at + 1 :])
         with pytest.raises(BundleError):
