@@ -18,8 +18,10 @@ from tests.measured import OFFICE, bundle, sha
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 
 
-def make_rows(count: int, *, lost: int = 0, won: int = 0, wrong: int = 0, reworded: float = 0.3, seed: int = 7) -> list[Row]:
-    """``count`` rows.
+def make_rows(
+    count: int, *, lost: int = 0, won: int = 0, wrong: int = 0, reworded: float = 0.3, seed: int = 7, forced: bool = False
+) -> list[Row]:
+    """``count`` rows, with distributions over the vocabulary if ``forced``.
 
     The reference is wrong on the last ``wrong`` and the bundle on them and the first ``lost``, except for ``won`` of the
     ``wrong``, which it gets right.
@@ -37,11 +39,11 @@ def make_rows(count: int, *, lost: int = 0, won: int = 0, wrong: int = 0, reword
             second = bad
         if rng.random() < reworded:
             second = second.replace("The border is", "The margin is rather").replace("Less likely", "Much less likely")
-        rows.append(_row(number, case.diagnosis, SKIN_GROUPS[case.skin_label], first, second, rng))
+        rows.append(_row(number, case.diagnosis, SKIN_GROUPS[case.skin_label], first, second, rng, forced))
     return rows
 
 
-def _row(number: int, truth: str, skin: str, first: str, second: str, rng: np.random.Generator) -> Row:
+def _row(number: int, truth: str, skin: str, first: str, second: str, rng: np.random.Generator, with_forced: bool) -> Row:
     a, b = first.split(), second.split()
     different = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
     kl = rng.exponential(0.002, len(a))
@@ -49,7 +51,7 @@ def _row(number: int, truth: str, skin: str, first: str, second: str, rng: np.ra
     q = np.clip(p + rng.normal(0, 0.01, len(a)), 1e-6, 1)
     forced = Forced(tuple(kl.tolist()), tuple((kl < 0.008).tolist()), tuple(p.tolist()), tuple(q.tolist()))
     arms = Narrative(first, len(a), "stop"), Narrative(second, len(b), "stop")
-    return Row(f"case-{number:04d}", sha(f"picture {number}"), truth, skin, *arms, different, forced)
+    return Row(f"case-{number:04d}", sha(f"picture {number}"), truth, skin, *arms, different, forced if with_forced else None)
 
 
 def make_scores(rows: list[Row], shift: float = 0.0, seed: int = 1) -> Mapping[str, tuple[Scored, Scored]]:

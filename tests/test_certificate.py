@@ -42,7 +42,7 @@ def certificate(rows: list[Row], **changes: object) -> Certificate:
 
 @pytest.fixture(scope="module")
 def good() -> Certificate:
-    return certificate(make_rows(660, lost=0, won=2, wrong=5))
+    return certificate(make_rows(660, won=2, wrong=5, forced=True))
 
 
 def test_enough_good_pictures_pass(good: Certificate) -> None:
@@ -83,7 +83,7 @@ def test_few_pictures_are_not_enough_data_and_it_says_how_many_are() -> None:
 
 
 def test_the_margin_of_the_answers_follows_the_bits() -> None:
-    rows = [dataclasses.replace(r, forced=None) for r in make_rows(600, lost=4, reworded=0)]
+    rows = make_rows(600, lost=4, reworded=0)
     found = [make_certificate(rows, make_context(bits=bits)).endpoint("accuracy difference") for bits in (4.5, 8.5, 16.0)]
     verdicts = [e.verdict for e in found if e]
     assert verdicts == ["pass", "pass", "not enough data"]
@@ -205,8 +205,8 @@ def test_any_flipped_byte_of_a_certificate_is_found(pristine: Path, data: st.Dat
     path = pristine / FOLDER / data.draw(st.sampled_from([FILE, PAGE]))
     whole = path.read_bytes()
     at, to = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 255))
-    if whole[at] == to or (chr(whole[at]).isspace() and chr(to).isspace() and path.name == FILE):
-        return  # space between JSON's words means nothing
+    if whole[at] == to:
+        return
     try:
         path.write_bytes(whole[:at] + bytes([to]) + whole[at + 1 :])
         with pytest.raises(BundleError):
@@ -266,7 +266,7 @@ def test_photographs_are_shown_only_when_asked(tmp_path: Path) -> None:
 
 
 def test_the_page_says_everything_and_asks_nothing_of_a_network() -> None:
-    rows = make_rows(660, lost=9, won=1, wrong=12)
+    rows = make_rows(330, lost=9, won=1, wrong=12, forced=True)
     found = certificate(rows)
     page = render(found)
     text = html.unescape(re.sub(r"<[^>]+>", " ", page))
@@ -296,6 +296,7 @@ def test_what_comes_from_outside_is_escaped() -> None:
 
 
 @given(st.text(max_size=80), st.text(max_size=80))
+@settings(deadline=None)  # the machine may be busy
 def test_marked_pieces_are_the_texts_again(a: str, b: str) -> None:
     first, second = marked(a, b)
     assert "".join(p.text for p in first) == a

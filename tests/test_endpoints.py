@@ -199,7 +199,7 @@ def test_sequences() -> None:
 
 
 def test_tokens() -> None:
-    rows = make_rows(200)
+    rows = make_rows(200, forced=True)
     found = measured(rows)
     forced = [r.forced for r in rows if r.forced]
     kl = np.concatenate([f.kl for f in forced])

@@ -152,7 +152,8 @@ def write_certificate(certificate: Certificate, folder: Path, *, replace: bool =
     page = render(certificate)
     with staged(folder) as partial:
         (partial / PAGE).write_text(page, encoding="utf-8", newline="\n")
-        (partial / FILE).write_text(_text(certificate, page), encoding="utf-8", newline="\n")
+        text = _text(certificate, hashlib.sha256(page.encode()).hexdigest())
+        (partial / FILE).write_text(text, encoding="utf-8", newline="\n")
     return folder
 
 
@@ -166,8 +167,8 @@ def _replace(certificate: Certificate, folder: Path) -> Path:
     return fresh.rename(folder)
 
 
-def _text(certificate: Certificate, page: str) -> str:
-    seals = {"digest": certificate.digest, "page_sha256": hashlib.sha256(page.encode()).hexdigest()}
+def _text(certificate: Certificate, page_sha256: str) -> str:
+    seals = {"digest": certificate.digest, "page_sha256": page_sha256}
     return json.dumps({**certificate.model_dump(mode="json"), **seals}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -215,8 +216,8 @@ def _read(path: Path) -> tuple[Certificate, str]:
     if found.get("kind") != KIND or found.get("schema_version") != SCHEMA_VERSION:
         what = f"its kind is {found.get('kind')!r} and its schema version {found.get('schema_version')!r}"
         raise BundleError(f"{path}: {what}, and this skinedge reads '{KIND}' {SCHEMA_VERSION}.", hint=_AGAIN)
-    digest, page_sha256 = found.pop("digest", None), found.pop("page_sha256", "")
+    _, page_sha256 = found.pop("digest", None), str(found.pop("page_sha256", ""))
     certificate = validated(Certificate, path, json.dumps(found), "certificate", _AGAIN)
-    if digest != certificate.digest:
+    if path.read_bytes() != _text(certificate, page_sha256).encode():
         raise BundleError(f"{path} was changed since it was written: its digest is another.", hint=_AGAIN)
-    return certificate, str(page_sha256)
+    return certificate, page_sha256

@@ -9,6 +9,7 @@ from typing import Literal
 from skinedge.measure.document import Record
 from skinedge.parity import margins
 from skinedge.parity.equivalence import (
+    ALPHA,
     POWER,
     Margin,
     Verdict,
@@ -124,7 +125,7 @@ def mean_difference(name: str, group: str, differences: Float64, margin: Margin 
     if len(differences) < 2:
         return _too_few(what, margins.LEAST_SCORES) if margin else what
     student, skewed = tost(differences, margins.WIDTH_OF_SCORES), hall(differences)
-    ends = Interval(min(student.interval.low, skewed.low), max(student.interval.high, skewed.high))
+    ends = _wider(student.interval, skewed)
     found = {"estimate": student.mean, "interval": _of(ends), "confidence": 0.90, "method": "two one-sided tests, t and Hall"}
     more = _needed_of_mean(student.mean, float(differences.var(ddof=1)), margin) if margin else None
     return _judged(what.model_copy(update=found), ends, margin, margins.LEAST_SCORES, more)
@@ -157,15 +158,24 @@ def _too_few(what: Endpoint, least: int) -> Endpoint:
 def ratio(
     name: str, topic: Topic, group: str, unit: Unit, above: Float64, below: Float64, margin: Margin | None = None, note: str = ""
 ) -> Endpoint:
-    """A sum over cases divided by another, with a bootstrap of cases."""
+    """A sum over cases divided by another, with a bootstrap of cases; judged is the wider of that and Hall's interval."""
     what = value(name, topic, group, unit, len(above), None, note).model_copy(update={"margin": _of(margin)})
     if not below.sum():
         return _too_few(what, margins.LEAST_LENGTHS) if margin else what
     found = ratio_of_sums(above, below)
-    update = {"estimate": found.value, "interval": _of(found.interval), "confidence": 0.95, "method": _BOOTSTRAP}
-    adds = (above - found.value * below) / below.mean()  # what each case adds to the ratio (the delta method)
-    more = _needed_of_mean(found.value, float(adds.var()), margin) if margin else None
-    return _judged(what.model_copy(update=update), found.interval, margin, margins.LEAST_LENGTHS, more)
+    what = what.model_copy(
+        update={"estimate": found.value, "interval": _of(found.interval), "confidence": 0.95, "method": _BOOTSTRAP}
+    )
+    if margin is None:
+        return what
+    adds = found.value + (above - found.value * below) / below.mean()  # what each case brings to the ratio (the delta method)
+    ends = _wider(found.interval, hall(adds, alpha=ALPHA))
+    what = what.model_copy(update={"interval": _of(ends), "method": "bootstrap of cases and Hall"})
+    return _judged(what, ends, margin, margins.LEAST_LENGTHS, _needed_of_mean(found.value, float(adds.var()), margin))
+
+
+def _wider(first: Interval, second: Interval) -> Interval:
+    return Interval(min(first.low, second.low), max(first.high, second.high))
 
 
 def ratio_difference(name: str, topic: Topic, group: str, above: Float64, below: Float64) -> Endpoint:

@@ -24,12 +24,12 @@ class AnswerMargin:
 ANSWERS: tuple[AnswerMargin, ...] = (
     AnswerMargin(
         16, "16 bits and more", 0.01,
-        "a float format has nothing to trade away, so this is the least that 600 pictures can show: with 380 no margin "
-        "of 1 point is shown even without one disagreement, and with 600 up to 4 disagreements leave a chance of 80 %",
+        "a float format has nothing to trade away, so this is the least that 600 pictures can show: it takes 381 without "
+        "one changed answer, and with one or two 600 still show it with a chance of about 80 %",
     ),
     AnswerMargin(
         8, "8 bits", 0.02,
-        "8-bit weights are sold as free of loss; 2 points is what 600 pictures show where 3 % of the answers change",
+        "8-bit weights are sold as free of loss; 2 points is what 600 pictures show where 2 % of the answers change",
     ),
     AnswerMargin(
         0, "fewer than 8 bits", 0.03,
