@@ -82,11 +82,14 @@ _SEEN = (
     r"|documented|appreciated|discernible|noticeable|depicted|noticed)"
 )
 _FORWARD: Sequence[tuple[Polarity, str]] = (
-    ("absent", r"\b(?:no|without|absence of|absent|lack(?:s|ing|ed)?(?: of)?|free (?:of|from)|devoid of|negative for|neither|nor"
-               r"|den(?:y|ies|ied|ying)|never|spar(?:es|ing|ed)|rather than|instead of|excluding|none of the|rul(?:es?|ed|ing) out)\b"),
+    ("absent", r"\b(?:no|without|absence of|absent|lack(?:s|ing|ed)?(?: of)?|free (?:of|from)|devoid of|negative for"
+               r"|neither|nor"
+               r"|den(?:y|ies|ied|ying)|never|spar(?:es|ing|ed)|rather than|instead of|excluding|none of the"
+               r"|rul(?:es?|ed|ing) out)\b"),
     ("absent", r"\b(?:(?:do|does|did|is|are|was|were|has|have|had|can|could|would|should)(?:\s+not|n't|n\u2019t)|cannot|not)\b"),
     ("uncertain", r"\b(?:possibl[ey]|perhaps|maybe|may|might|could|suspected|suspicion of|questionable|equivocal|whether|if"
-                  r"|cannot exclude|can't exclude|difficult to (?:tell|judge|assess)|hard to (?:tell|judge|assess)|should there be)\b"),
+                  r"|cannot exclude|can't exclude|difficult to (?:tell|judge|assess)|hard to (?:tell|judge|assess)"
+                  r"|should there be)\b"),
 )  # fmt: skip
 _GENERAL = (
     r"\b(?:typical(?:ly)?|usual(?:ly)?|classic(?:al|ally)?|common(?:ly)?|generally|characteristically|often|frequently|tends? to"
@@ -107,7 +110,8 @@ _STOP = re.compile(
     re.IGNORECASE,
 )
 _BACKWARD: Sequence[tuple[Polarity, str]] = (
-    ("uncertain", r"\b(?:cannot|can\s?not|can't|could not)\s+be\s+(?:\w+ly\s+)?(?:judged|assessed|determined|excluded|ruled out|evaluated|told)"
+    ("uncertain", r"\b(?:cannot|can\s?not|can't|could not)\s+be\s+(?:\w+ly\s+)?"
+                  r"(?:judged|assessed|determined|excluded|ruled out|evaluated|told)"
                   rf"|\b{_BE}\s+(?:\w+ly\s+)?(?:uncertain|questionable|possible|equivocal|unclear|difficult to|hard to)"
                   rf"|\b{_BE}{_NOT}\s+(?:\w+ly\s+)?(?:excluded|ruled out|assessable)"),
     ("absent", rf"(?:,?\s*(?:which|that)\s+)?\b{_BE}{_NOT}\s+(?:\w+ly\s+)?{_SEEN}|\bnot\s+(?:\w+ly\s+)?{_SEEN}"
