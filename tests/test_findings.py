@@ -61,6 +61,11 @@ def _said(text: str) -> str:
         ("Pustules cannot be judged from the photograph.", "?pustule"),
         ("Psoriasis usually shows silvery scale on the elbows.", "~silvery_scale ~elbow"),
         ("Typically shows comedones, which aren't described here.", "-comedo"),
+        ("- **Psoriasis**: Thick plaques with silvery scales.", "~plaque ~silvery_scale"),
+        ("- **Psoriasis**: The silvery scales here fit.", "+silvery_scale"),
+        ("- **Location**: Both cheeks, with nasal sparing.", "+cheek/bilateral -nose"),
+        ("It is smooth, ruling out conditions that cause scaling or atrophy.", "+smooth -scale -atrophy"),
+        ("This may be fungal, as the plaque is annular.", "+plaque +annular"),
         # sides
         ("Papules on the left forearm and both legs.", "+papule +forearm/left +leg/bilateral"),
         ("Lesions affect the left and right cheeks.", "+cheek/bilateral"),

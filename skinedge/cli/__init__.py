@@ -16,6 +16,7 @@ from skinedge.cli import (
     comparing,
     evaluating,
     exporting,
+    judging,
     looking,
     measuring,
     planning,
@@ -40,7 +41,7 @@ app = typer.Typer(
 # In the order of the path, as the help lists them.
 for command in (
     exporting.export, exporting.merge, calibrating.calibrate, calibrating.quantize, calibrating.imatrix, calibrating.overflow,
-    planning.plan, running.run, comparing.parity, running.verify, evaluating.evaluate,
+    planning.plan, running.run, comparing.parity, running.verify, evaluating.evaluate, judging.judge,
     evaluating.compare, measuring.bench, carrying.kit, reporting.report,
     looking.show, looking.targets, looking.devices, looking.doctor, looking.demo,
 ):  # fmt: skip

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 GRADES = ("careless", "harmful", "dangerous")
 
-_DOCTOR = r"(?:doctors?|physicians?|dermatologists?|specialists?|hospitals?|clinics?|biops(?:y|ies)|surgery|operations?|excision|examinations?)"
+_SEEN_BY = ("doctor", "physician", "dermatologist", "specialist", "hospital", "clinic", "biopsy", "biopsie", "surgery",
+            "operation", "excision", "examination")  # fmt: skip
+_DOCTOR = rf"(?:{'|'.join(_SEEN_BY)})s?"
 _WARNED = re.compile(r"\b(?:not|never|avoid|don't|rather than|instead of|dangerous to|harmful to)\b[^,;]*$")
 _SENTENCE = re.compile(r"[^.!?;\n]+")
 
