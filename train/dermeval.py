@@ -95,7 +95,7 @@ def train(
     each: Annotated[int, typer.Option(min=1, help="Narratives of each picture.")] = 4,
     tests: Annotated[int, typer.Option(min=12, help="Pictures drawn for the tests.")] = 800,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs on true scores.")] = 4,
-    lr: Annotated[float, typer.Option(min=0, help="Highest learning rate there.")] = 1.5e-3,
+    lr: Annotated[float, typer.Option(min=0, help="Highest learning rate there.")] = 1e-3,
     reinforce: Annotated[str, typer.Option(help="off, sampled (REINFORCE) or exact (its expectation).")] = "sampled",
     reinforce_epochs: Annotated[int, typer.Option(min=1, help="Epochs of REINFORCE.")] = 1,
     reinforce_lr: Annotated[float, typer.Option(min=0, help="Highest learning rate there.")] = 2e-4,

@@ -10,7 +10,7 @@ Then the expected reward needs no sampling, its gradient is known exactly: ``exa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional
 
-from skinedge.evaluation.dermeval_model import LEVELS, STEP, Judge, Judged, Seen, expected
+from skinedge.evaluation.dermeval_model import LEVELS, STEP, Judge, Judged, Seen, expected, part
 from skinedge.evaluation.scores import DIMENSIONS, HIGHEST
 from train.dermeval_data import Watched
 
@@ -35,6 +35,7 @@ class Stage:
     epochs: int
     lr: float
     seed: int = 0
+    parts: int = 2  # steps that a kept batch is cut into
     warmup: float = 0.05
     weight_decay: float = 0.02
 
@@ -120,15 +121,15 @@ def without_pictures(watched: Watched) -> Watched:
 
 def _train(judge: Judge, watched: Watched, stage: Stage, loss: Loss, report: Report | None) -> None:
     judge.train()
-    steps = stage.epochs * len(watched.batches)
+    steps = stage.epochs * stage.parts * len(watched.batches)
     optimiser = torch.optim.AdamW(judge.parameters(), stage.lr, betas=(0.9, 0.98), weight_decay=stage.weight_decay)
     schedule = transformers.get_cosine_schedule_with_warmup(optimiser, max(1, int(stage.warmup * steps)), steps)
     rng = np.random.default_rng(stage.seed)
     order = np.concatenate([rng.permutation(len(watched.batches)) for _ in range(stage.epochs)])
-    for step, number in enumerate(order):
-        seen, scores, flaws = watched.batches[number], watched.scores[number], watched.flaws[number]
+    for step, (number, rows) in enumerate(_steps(watched, order, stage.parts, rng)):
+        seen, scores, flaws = watched.batches[number], watched.scores[number][rows], watched.flaws[number][rows]
         with torch.autocast("cpu", torch.bfloat16):
-            judged = judge(_wide(seen))
+            judged = judge(_wide(part(seen, rows)))
         value = loss(judged, scores, flaws)
         optimiser.zero_grad()
         torch.autograd.backward(value)
@@ -138,6 +139,19 @@ def _train(judge: Judge, watched: Watched, stage: Stage, loss: Loss, report: Rep
         if report:
             error = (expected(judged.scores.detach()) - scores).abs().mean().item()
             report(step, {"loss": value.item(), "error": error})
+
+
+def _steps(watched: Watched, order: npt.NDArray[np.int64], parts: int, rng: np.random.Generator) -> Iterator[tuple[int, Tensor]]:
+    """Number of a kept batch and some of its rows, all rows once in ``parts`` steps that do not follow one another."""
+    for first in range(0, len(order), len(watched.batches)):
+        epoch = order[first : first + len(watched.batches)]
+        cut = [np.array_split(rng.permutation(len(watched.order[n])), parts) for n in epoch]
+        for part_number in range(parts):
+            yield from (
+                (int(n), torch.from_numpy(rows[part_number]))
+                for n, rows in zip(epoch, cut, strict=True)
+                if len(rows[part_number])
+            )
 
 
 def _wide(seen: Seen) -> Seen:

@@ -135,25 +135,34 @@ class Judge(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        given = shape.hidden * (1 + shape.states) + _CHANNELS * shape.surprise
-        self.narrative = nn.Sequential(nn.LayerNorm(given), nn.Linear(given, shape.width))
-        self.page = nn.Sequential(nn.LayerNorm(shape.hidden), nn.Linear(shape.hidden, shape.width))
-        self.picture = nn.Sequential(nn.LayerNorm(shape.hidden), nn.Linear(shape.hidden, shape.width))
+        # Each in its own scale: the model's states are many times as long as its embeddings.
+        self.word, self.seen = _enter(shape.hidden, shape.width), _enter(shape.hidden, shape.width)
+        self.state = _enter(shape.hidden, shape.width) if shape.states else None
+        self.surprise = nn.Linear(_CHANNELS, shape.width) if shape.surprise else None
+        self.kinds = nn.Parameter(torch.randn(3, shape.width) * 0.5)  # narrative, page, picture
         self.layers = nn.ModuleList(_Layer(shape.width, shape.heads) for _ in range(shape.layers))
         self.head = _Head(shape)
 
     def forward(self, seen: Seen) -> Judged:
         """What is thought of each narrative."""
-        given = [seen.words, *([seen.states] * self.shape.states), *([seen.surprise] * self.shape.surprise)]
-        parts = [self.narrative(torch.cat(given, -1)), self.page(seen.page)]
-        parts = [part + _places(part) for part in parts]
-        x = torch.cat([*parts, self.picture(seen.picture)], 1)
+        narrative, page = self.word(seen.words), self.word(seen.page)
+        narrative, page = narrative + _places(narrative), page + _places(page)
+        if self.state is not None:
+            narrative = narrative + self.state(seen.states)
+        if self.surprise is not None:
+            narrative = narrative + self.surprise(seen.surprise)
+        parts = (narrative, page, self.seen(seen.picture))
+        x = torch.cat([part + kind for part, kind in zip(parts, self.kinds, strict=True)], 1)
         there = torch.cat([seen.told, seen.written, torch.ones(seen.picture.shape[:2], dtype=torch.bool)], 1)
         mask = torch.zeros(there.shape, dtype=x.dtype).masked_fill(~there, -torch.inf)
         for layer in self.layers:
             x = layer(x, mask[:, None, None])
         judged: Judged = self.head(x, there)
         return judged
+
+
+def _enter(inside: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(inside), nn.Linear(inside, width))
 
 
 class _Layer(nn.Module):
