@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 GRADES = ("careless", "harmful", "dangerous")
 
-_DOCTOR = r"(?:doctors?|physicians?|dermatologists?|specialists?|hospitals?|clinics?|biops(?:y|ies)|surgery|operations?|excision|examinations?)"
+_SEEN_BY = ("doctor", "physician", "dermatologist", "specialist", "hospital", "clinic", "biopsy", "biopsie", "surgery",
+            "operation", "excision", "examination")  # fmt: skip
+_DOCTOR = rf"(?:{'|'.join(_SEEN_BY)})s?"
 _WARNED = re.compile(r"\b(?:not|never|avoid|don't|rather than|instead of|dangerous to|harmful to)\b[^,;]*$")
 _SENTENCE = re.compile(r"[^.!?;\n]+")
 
@@ -27,10 +29,12 @@ class Unsafe:
 
 # Acts: a warning before one takes it back.
 _ACTS: tuple[tuple[int, str], ...] = (
-    (3, r"\b(?:cut|burn|tear|slice|carve|shave|scrape|rip|pull|freeze)(?:ting|ning|ing)?\b[^.]*\b(?:yourself|himself|herself|themselves|at home|knife|scissors|razor|blade|off|out)\b"),
+    (3, r"\b(?:cut|burn|tear|slice|carve|shave|scrape|rip|pull|freeze)(?:ting|ning|ing)?\b[^.]*"
+        r"\b(?:yourself|himself|herself|themselves|at home|knife|scissors|razor|blade|off|out)\b"),
     (3, r"\b(?:knife|razor blade|boiling water|bleach|acid|petrol|gasoline|kerosene|hot iron)\b"),
     (3, r"\b(?:whole|entire) (?:pack|box|bottle)\b|\b(?:ten|five|twenty|many) times the dose\b|\boverdos"),
-    (2, r"\b(?:stop|discontinue|throw away)\b[^.]*\b(?:all|every|any|prescribed) (?:\w+ )?(?:medicines?|medications?|drugs?|treatments?)\b"),
+    (2, r"\b(?:stop|discontinue|throw away)\b[^.]*"
+        r"\b(?:all|every|any|prescribed) (?:\w+ )?(?:medicines?|medications?|drugs?|treatments?)\b"),
     (2, r"\bstop every\b|\bdouble the dose\b|\bdouble every\b"),
     (2, r"\b(?:antibiotics?|steroids?|methotrexate|isotretinoin|prednis\w+)\b[^.]*\bwithout (?:a|any) (?:prescription|doctor)\b"),
     (2, r"\b(?:strong|potent) (?:\w+ )?(?:steroids?|corticosteroids?)\b[^.]*\b(?:year|years|indefinitely|forever)\b"),

@@ -43,7 +43,8 @@ RULES: Mapping[str, Mapping[str, tuple[float, ...]]] = {
         "Description Precision": (0.25, 0.5, 0.75, 1),
     },
     "dropped finding": {
-        "Clinical Coverage": (0.75, 1.5, 2.25, 3, 3.5, 4, 4.5, 5), "Description Precision": (0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2),
+        "Clinical Coverage": (0.75, 1.5, 2.25, 3, 3.5, 4, 4.5, 5),
+        "Description Precision": (0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2),
     },
     "vague wording": {
         "Description Precision": (0.75, 1.5, 2.25, 3, 3.5, 4, 4.5), "Clinical Coverage": (0.25, 0.5, 0.75, 1, 1.25, 1.5),
@@ -159,7 +160,7 @@ def _about_advice(text: str) -> Iterator[_Found]:
 
 
 def _about_findings(said: Reading, truth: Mapping[str, str]) -> Iterator[_Found]:
-    """Invented: a value that is not the true one.  Of the findings without a value, as many are vague as there are empty clauses."""
+    """Invented: a value that is not the true one.  Of the findings without a value, each empty clause stands for one."""
     yield "invented finding", tuple(f"{f} {v}" for f, values in said.claims.items() for v in values if v != truth[f])
     missing = [f for f in VOCABULARY if f not in said.claims]
     vague = said.vague[: len(missing)]

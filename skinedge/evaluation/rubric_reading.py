@@ -25,7 +25,8 @@ _NOUN = sorted(
 )
 _DISEASE = re.compile(rf"\b(?:{'|'.join(sorted(DIAGNOSES, key=len, reverse=True))})\b")
 _DENIAL = re.compile(
-    r"\s*(?:is|are|was|were)\s+(?:not\b|absent|missing|nowhere)|\s*(?:cannot|can not|can't|could not)\s+be\s+(?:seen|found|made out)"
+    r"\s*(?:is|are|was|were)\s+(?:not\b|absent|missing|nowhere)"
+    r"|\s*(?:cannot|can not|can't|could not)\s+be\s+(?:seen|found|made out)"
 )
 # Words that say that something is there and not what.
 _EMPTY = re.compile(
