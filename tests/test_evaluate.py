@@ -558,6 +558,16 @@ def test_models_side_by_side(pad: Dataset, tmp_path: Path) -> None:
     json.dumps(found.to_json(), allow_nan=False)
 
 
+def test_models_that_never_differ_are_not_proven_equal(pad: Dataset, tmp_path: Path) -> None:
+    results = [run(Fake(right(pad), name), pad, tmp_path / f"{name}.jsonl") for name in ("one", "two")]
+    (pair,) = compare(results).pairs
+    assert pair.accuracy is not None
+    z2 = 1.959964**2
+    assert pair.accuracy.interval.high == pytest.approx(z2 / (3 + z2), abs=1e-6)  # three patients
+    assert pair.accuracy.interval.low == -pair.accuracy.interval.high
+    assert pair.p == 1.0
+
+
 def test_the_command_writes_the_table_once(pad: Dataset, tmp_path: Path) -> None:
     for name in ("one", "two"):
         found = run(Fake(right(pad), name), pad, tmp_path / f"{name}.jsonl")
