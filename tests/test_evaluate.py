@@ -312,6 +312,12 @@ def served(reply: Callable[[int, dict[str, Any]], tuple[int, str]]) -> Iterator[
                 number = len(bodies) - 1
             status, text = reply(number, body)
             value = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]} if status == 200 else {"error": text}
+            self._send(status, value)
+
+        def do_GET(self) -> None:
+            self._send(200, {"data": [{"id": "vlm"}]})
+
+        def _send(self, status: int, value: object) -> None:
             data = json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
@@ -383,7 +389,7 @@ def test_an_endpoint_that_refuses_all_stops_the_run(tmp_path: Path) -> None:
 def test_killed_it_loses_at_most_the_answers_under_way(tmp_path: Path) -> None:
     pytest.importorskip("httpx2")
     folder, out = COPIES["ham10000"](tmp_path / "ham"), tmp_path / "r.json"
-    journal, slow = tmp_path / "r.answers.jsonl", [True]
+    journal, slow = tmp_path / "r.json.journal.jsonl", [True]
 
     def reply(number: int, body: dict[str, Any]) -> tuple[int, str]:
         if slow[0]:
@@ -415,6 +421,46 @@ def test_killed_it_loses_at_most_the_answers_under_way(tmp_path: Path) -> None:
     assert read_evaluation(out).figures.answered == 14
 
 
+def test_a_judge_at_an_endpoint_scores_against_the_references_of_dermbench(tmp_path: Path) -> None:
+    pytest.importorskip("httpx2")
+    folder = COPIES["dermbench"](tmp_path / "bench")
+
+    def reply(number: int, body: dict[str, Any]) -> tuple[int, str]:
+        if body["model"] == "vlm":
+            return 200, "Papules. The answer is rosacea."
+        if "Seen: 3." in json.dumps(body):
+            return 200, "Splendid, 5 of 5."
+        return 200, f"<think>hm</think>{json.dumps(dict.fromkeys(DIMENSIONS, 4))}"
+
+    with served(reply) as (url, bodies):
+        words = (
+            "evaluate",
+            url,
+            "--endpoint-model",
+            "vlm",
+            "--data",
+            folder,
+            "--judge",
+            url,
+            "--judge-model",
+            "critic",
+            "--json",
+        )
+        done = typed(*words, "--out", tmp_path / "r.json")
+        assert done.code == 0, done.err
+        asked = len(bodies)
+        again = typed(*words, "--out", tmp_path / "s.json", "--journal", tmp_path / "r.json.journal.jsonl")
+        assert len(bodies) == asked == 10
+    found = read_evaluation(tmp_path / "r.json")
+    assert found.judge is not None
+    assert (found.judge["name"], found.judge["model"]) == ("judge, against a reference", "critic")
+    assert found.figures.mean_score is not None
+    assert (found.figures.mean_score.value, found.figures.mean_score.n, found.figures.unscored) == (4.0, 4, 1)
+    assert found.answers[3].unscored == "no JSON object after the reasoning"
+    assert [a.correct for a in found.answers] == [True, True, False, False, False]  # by category
+    assert again.json["figures"] == done.json["figures"]
+
+
 # --- the command --------------------------------------------------------------------------------------------------------
 
 
@@ -434,9 +480,9 @@ def test_killed_it_loses_at_most_the_answers_under_way(tmp_path: Path) -> None:
         (["--data", "{pad}", "--out", "r.json", "--judge", "http://localhost:1/v1"], "Say which is to judge: --judge-model NAME"),
         (["http://localhost:1/v1", "--data", "{pad}", "--out", "r.json"], "Say which: --endpoint-model NAME"),
         (["http://derm.example/v1", "--endpoint-model", "m", "--data", "{pad}", "--out", "r.json"],
-         "the photographs would be sent to derm.example, and photographs of patients are patient data."),
+         "derm.example is another machine, and photographs and narratives are patient data."),
         (["--data", "{pad}", "--out", "r.json", "--judge", "https://derm.example/v1", "--judge-model", "m"],
-         "the photographs would be sent to derm.example"),
+         "derm.example is another machine"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_and_nothing_is_written(
@@ -510,6 +556,16 @@ def test_models_side_by_side(pad: Dataset, tmp_path: Path) -> None:
     assert "| knows - always | 5 |" in text
     assert "| knows | 5 of 5 | 100.0 [" in text
     json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_models_that_never_differ_are_not_proven_equal(pad: Dataset, tmp_path: Path) -> None:
+    results = [run(Fake(right(pad), name), pad, tmp_path / f"{name}.jsonl") for name in ("one", "two")]
+    (pair,) = compare(results).pairs
+    assert pair.accuracy is not None
+    z2 = 1.959964**2
+    assert pair.accuracy.interval.high == pytest.approx(z2 / (3 + z2), abs=1e-6)  # three patients
+    assert pair.accuracy.interval.low == -pair.accuracy.interval.high
+    assert pair.p == 1.0
 
 
 def test_the_command_writes_the_table_once(pad: Dataset, tmp_path: Path) -> None:

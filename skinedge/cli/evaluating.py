@@ -14,7 +14,9 @@ from skinedge.console import emit, note
 from skinedge.errors import UsageError
 
 if TYPE_CHECKING:
+    from skinedge.evaluation.datasets import Dataset
     from skinedge.evaluation.endpoint import EndpointSettings
+    from skinedge.evaluation.journal import Journal
     from skinedge.evaluation.models import Model
     from skinedge.evaluation.scorer import Scorer
     from skinedge.manifest import DecodingRecord
@@ -53,8 +55,8 @@ def evaluate(
     threads: Threads = None,
     context: Context = None,
     endpoint_model: Annotated[str | None, typer.Option(metavar="<name>", help="The model's name at its endpoint.")] = None,
-    send_photographs: Annotated[
-        bool, typer.Option("--send-photographs", help="They may leave this machine, to an endpoint elsewhere.")
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Photographs and narratives may leave this machine.")
     ] = False,
     standard_fields: Annotated[
         bool, typer.Option("--standard-fields", help="Send an endpoint OpenAI's own fields only, no repetition penalty.")
@@ -100,12 +102,12 @@ def evaluate(
     decoding = DecodingRecord(max_new_tokens=max_new_tokens, bias=bias)
 
     def endpoint(url: str) -> EndpointSettings:
-        return _endpoint(EndpointSettings(url, key_variable, concurrency, per_minute), send_photographs, quiet or as_json)
+        return _endpoint(EndpointSettings(url, key_variable, concurrency, per_minute), allow_remote, quiet or as_json)
 
     who = _model(
         model, adapter, decoding, name, precision, device, side, threads, context, endpoint_model, standard_fields, endpoint
     )
-    scorer = _scorer(judge, judge_model, judge_folder, threads, endpoint) if judge else None
+    scorer = _scorer(judge, judge_model, judge_folder, threads, dataset, endpoint) if judge else None
     place = journal or (journal_beside(out) if out else None)
     todo = plan(
         who, dataset, Selection(split, limit, seed, seen), read_journal(place) if place else Journal({}, None), question=question
@@ -121,7 +123,7 @@ def evaluate(
     if not (quiet or as_json):
         remarks(todo)
     with open_journal(place) as answers:
-        found = run(who, todo, answers, scorer=scorer, quiet=quiet or as_json)
+        found = run(who, todo, answers, scorer=scorer(answers) if scorer else None, quiet=quiet or as_json)
     with staged_file(out) as f:
         f.write(found.to_json().encode())
     if as_json:
@@ -183,32 +185,34 @@ def _model(
     return TorchModel(source_of(folder, adapters), decoding, name or ("" if model else NAME), precision, threads, device)
 
 
-def _endpoint(where: EndpointSettings, send_photographs: bool, silent: bool) -> EndpointSettings:
-    from skinedge.evaluation.endpoint import check_endpoint
-    from skinedge.evaluation.models import check_privacy
+def _endpoint(where: EndpointSettings, allow_remote: bool, silent: bool) -> EndpointSettings:
+    from skinedge.evaluation.judge import check_place
 
-    check_endpoint(where)
-    check_privacy(where, send_photographs)
+    check_place(where, allow_remote)
     if not where.at_home and not silent:
         note(f"note: photographs go to {where.host}{'' if where.encrypted else ', unencrypted'}.")
     return where
 
 
 def _scorer(
-    judge: str, served_as: str | None, folder: Path | None, threads: int | None, endpoint: Callable[[str], EndpointSettings]
-) -> Scorer:
-    """The scorer named, or a judge at the address given."""
+    judge: str, served_as: str | None, folder: Path | None, threads: int | None, dataset: Dataset,
+    endpoint: Callable[[str], EndpointSettings],
+) -> Callable[[Journal], Scorer]:  # fmt: skip
+    """The scorer named, or a judge at the address given, which compares with references where the benchmark has them."""
     from skinedge.evaluation.scorers import load_scorer
 
     if judge.startswith(("http://", "https://")):
         if not served_as:
             raise UsageError(f"{judge} may serve several models.", hint="Say which is to judge: --judge-model NAME")
+        from skinedge.evaluation.judge import Judge, JudgeSettings
+
+        settings = JudgeSettings(served_as, "reference" if all(item.reference for item in dataset.items) else "free")
         where = endpoint(judge)
-        return load_scorer("judge")(where, served_as)
+        return lambda journal: Judge(settings, where, journal, remote=True)
     make = load_scorer(judge)
     if judge == "judge":
         raise UsageError("a judge is a model at an endpoint.", hint="Give its address: --judge http://127.0.0.1:8000/v1")
     if judge != "dermeval":
-        return make()
+        return lambda _: make()
     existing(*filter(None, (folder,)))
-    return make(folder, threads=threads) if folder else make(threads=threads)
+    return lambda _: make(folder, threads=threads) if folder else make(threads=threads)

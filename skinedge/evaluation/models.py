@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from skinedge.artifacts import AdapterCheckpoint
-from skinedge.errors import EndpointError, ImageError, PromptError, RefusedError, SkinedgeError, UsageError
+from skinedge.errors import EndpointError, ImageError, PromptError, RefusedError, SkinedgeError
+from skinedge.evaluation.asking import PATIENCE, PATIENCE_AT_FIRST
 from skinedge.evaluation.endpoint import Answer, Endpoint, EndpointSettings
 from skinedge.evaluation.pictures import ENCODING, data_uri
 from skinedge.manifest import DecodingRecord, read_manifest
@@ -23,8 +24,6 @@ from skinedge.runtime.prompt import PromptBuilder, ask
 from skinedge.runtime.sampling import SamplingOptions
 from skinedge.runtime.session import Session
 
-# So many refusals in a row are the endpoint's fault and not the questions': at the very beginning, and later on.
-PATIENCE_AT_FIRST, PATIENCE = 5, 25
 Setting = str | int | float
 OFFICIAL = DecodingRecord()
 
@@ -256,16 +255,3 @@ class EndpointModel:
 
 async def _next(replies: AsyncIterator[Reply]) -> Reply:
     return await anext(replies)
-
-
-def check_privacy(where: EndpointSettings, allowed: bool) -> None:
-    """Check that photographs stay here, or that somebody said they may leave.
-
-    Raises:
-        UsageError: they would leave, and nobody did.
-    """
-    if not where.at_home and not allowed:
-        raise UsageError(
-            f"the photographs would be sent to {where.host}, and photographs of patients are patient data.",
-            hint="If they may be: --send-photographs",
-        )

@@ -249,4 +249,4 @@ def scorer_name(identity: Mapping[str, str]) -> str:
 
 def journal_beside(out: Path) -> Path:
     """Where the raw answers of a result go unless another place is named."""
-    return out.with_name(f"{out.stem}.answers.jsonl")
+    return out.with_name(f"{out.name}.journal.jsonl")

@@ -13,7 +13,7 @@ from skinedge.evaluation.figures import paired_by_unit
 from skinedge.evaluation.result import AnswerRecord, Evaluation, MeanRecord, ShareRecord, read_evaluation
 from skinedge.evaluation.run import scorer_name
 from skinedge.evaluation.scores import DIMENSIONS, mean_score
-from skinedge.parity.statistics import PairedDifference, mcnemar_exact
+from skinedge.parity.statistics import Interval, PairedDifference, mcnemar_exact, wilson
 
 ABSENT = "-"
 
@@ -140,9 +140,17 @@ def _pair(a: Evaluation, b: Evaluation, first: str, second: str) -> Pair:
     right = [(bool(x.correct), bool(y.correct)) for x, y in judged]
     only_first, only_second = sum(x and not y for x, y in right), sum(y and not x for x, y in right)
     accuracy = _difference([(float(bool(x.correct)), float(bool(y.correct)), x.unit) for x, y in judged])
+    if accuracy and not only_first + only_second:
+        accuracy = _unseen(accuracy, len({x.unit for x, _ in judged}))
     score = _score_difference(both) if a.judge == b.judge else None
     p = mcnemar_exact(only_first, only_second) if right else None
     return Pair(_dataset_name(a), first, second, len(both), accuracy, only_first, only_second, p, score)
+
+
+def _unseen(found: PairedDifference, units: int) -> PairedDifference:
+    """Where no pair differs no draw does: the interval is that of a share of which nothing was seen, as Tango's is then."""
+    most = wilson(0, units).high
+    return PairedDifference(found.mean, Interval(-most, most), found.n)
 
 
 def _difference(cases: Sequence[tuple[float, float, str]]) -> PairedDifference | None:
