@@ -199,7 +199,7 @@ def _greedy(session: Session, logits: Float32, count: int) -> tuple[list[int], F
 
 def _pixel_distance(a: Pixels, b: Pixels) -> Measured:
     if a.patches.shape != b.patches.shape or a.grid != b.grid:
-        return {"max_abs": float("inf")}
+        return {"max_abs": math.inf, "relative": math.inf}
     return _distance(a.patches, b.patches)
 
 
