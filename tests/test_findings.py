@@ -66,6 +66,7 @@ def _said(text: str) -> str:
         ("- **Location**: Both cheeks, with nasal sparing.", "+cheek/bilateral -nose"),
         ("It is smooth, ruling out conditions that cause scaling or atrophy.", "+smooth -scale -atrophy"),
         ("This may be fungal, as the plaque is annular.", "+plaque +annular"),
+        ("Psoriasis often has clear borders, but the margins here are ill-defined.", "~well_defined +ill_defined"),
         # sides
         ("Papules on the left forearm and both legs.", "+papule +forearm/left +leg/bilateral"),
         ("Lesions affect the left and right cheeks.", "+cheek/bilateral"),

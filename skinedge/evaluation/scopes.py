@@ -90,6 +90,11 @@ _OF_THIS_SKIN = re.compile(
     r"\b(?:here|this|these|described|our|observed|noted|seen|current|the patient|strongly|fits?|aligns?|match\w*)\b",
     re.IGNORECASE,
 )
+_TURN = re.compile(r"\b(?:but|however|whereas|while|although|though)\b", re.IGNORECASE)
+_HERE = re.compile(
+    r"\b(?:here|in this (?:case|patient|image)|this (?:lesion|case|patient)|the patient|are observed|is observed)\b",
+    re.IGNORECASE,
+)
 _GENERAL_PATTERN = re.compile(_GENERAL, re.IGNORECASE)
 
 
@@ -98,7 +103,7 @@ def scopes_of(sentence: str, words: Sequence[Found]) -> list[Scope]:
     pseudo = [m.span() for m in _PSEUDO.finditer(sentence)]
     inside = [(w.start, w.end) for w in words]  # "not well-defined" is one word
     afterwards = list(_afterwards(sentence, words))
-    general = [Scope(m.start(), len(sentence), "general") for m in _GENERAL_PATTERN.finditer(sentence)]
+    general = [Scope(m.start(), _end_of_general(sentence, m.end()), "general") for m in _GENERAL_PATTERN.finditer(sentence)]
     if (heading := _OF_A_DISEASE.match(sentence)) and not _OF_THIS_SKIN.search(sentence, heading.end()):
         general.append(Scope(heading.start(), len(sentence), "general"))
     before = []
@@ -108,6 +113,12 @@ def scopes_of(sentence: str, words: Sequence[Found]) -> list[Scope]:
                 stop = _STOP.search(sentence, trigger.end())
                 before.append(Scope(trigger.end(), stop.start() if stop else len(sentence), polarity))
     return [*afterwards, *general, *before]
+
+
+def _end_of_general(sentence: str, begin: int) -> int:
+    """What a disease does is said to the end of the sentence, or to a "but" after which this skin is spoken of again."""
+    turn = _TURN.search(sentence, begin)
+    return turn.start() if turn and _HERE.search(sentence, turn.end()) else len(sentence)
 
 
 def _afterwards(sentence: str, words: Sequence[Found]) -> Iterator[Scope]:
