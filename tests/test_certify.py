@@ -13,7 +13,8 @@ from command_line import typed
 
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export, verify
-from skinedge.cli import exporting
+from skinedge.cli import comparing, exporting
+from skinedge.errors import UsageError
 from skinedge.manifest import read_manifest
 from skinedge.parity import quick
 from skinedge.parity.certificate import FOLDER, read_certificate
@@ -128,6 +129,16 @@ def test_parity_certifies_by_the_command_line(bundle: Path, tiny_model: Path, ti
     assert "not enough data on 3 pictures of SynthDerm" in typed("show", bundle).out
     found = json.loads(typed(*ask, "--certify", "--rows", tmp_path / "rows", "--json").out)
     assert (found["passed"], found["certificate"]["verdict"]) == (True, "not enough data")
+
+
+def test_reviews_are_read_by_the_pictures_digest(tmp_path: Path) -> None:
+    table = tmp_path / "reviews.csv"
+    table.write_text(f"image_sha256,review\n{'AB' * 32},a wart; harmless\n{'cd' * 32},\n")
+    assert comparing._reviews(table) == {"ab" * 32: "a wart; harmless"}
+    table.write_text("image,review\nx,y\n")
+    with pytest.raises(UsageError, match="has no column 'image_sha256'") as e:
+        comparing._reviews(table)
+    assert "as in parity.json" in e.value.hint
 
 
 @pytest.mark.parametrize(

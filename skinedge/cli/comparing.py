@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,6 +50,9 @@ def parity(
     examples: Annotated[
         int | None, typer.Option(min=0, help="Cases that the page shows; by default four drawn ones, and no photograph.")
     ] = None,
+    reviewed: Annotated[
+        Path | None, typer.Option(help="CSV of image_sha256 and review: what a clinician says of flips from malignant to benign.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write the whole comparison here as JSON.")] = None,
     side: Side = None,
     threads: Threads = None,
@@ -65,6 +68,7 @@ def parity(
     existing(bundle)
     if report:
         refuse_taken_file(report)
+    said = _reviews(reviewed)
     with tempfile.TemporaryDirectory(prefix="skinedge-") as scratch:
         pictures = _pictures(images, cases, split, drawn, limit, Path(scratch))
         if pictures is None and (rows or certify):
@@ -81,7 +85,7 @@ def parity(
         more: dict[str, Json] = {}
         passed = result.passed
         if certify and pictures:
-            certificate = job.certify(result, rows or Path(scratch) / "rows", examples)
+            certificate = job.certify(result, rows or Path(scratch) / "rows", examples, said)
             more, passed = (
                 {"certificate": {"verdict": certificate.verdict, "summary": certificate.summary}},
                 (result.passed and certificate.verdict != "fail"),
@@ -118,14 +122,14 @@ class _Job:
             print_stages(result)
         return result
 
-    def certify(self, stages: Comparison, rows: Path, examples: int | None) -> Certificate:
+    def certify(self, stages: Comparison, rows: Path, examples: int | None, reviewed: Mapping[str, str]) -> Certificate:
         from skinedge.parity.certify import certify
         from skinedge.parity.show import print_certificate
 
         assert self.pictures is not None
         certificate = certify(
             self.bundle, self.source, self.pictures, rows, stages=stages, side=self.side, threads=self.threads,
-            limit_tokens=self.max_new_tokens, examples=examples, quiet=self.quiet,
+            limit_tokens=self.max_new_tokens, examples=examples, reviewed=reviewed, quiet=self.quiet,
         )  # fmt: skip
         if not self.quiet:
             print_certificate(certificate)
@@ -191,6 +195,20 @@ def _pictures(
         found = cases_of(file, images, split=split, limit=limit)
         return Pictures(f"{file.name}{f', {split}' if split else ''}", found, source=file_digest(file))
     return Pictures("a folder of photographs", cases_in(images, limit)) if images else None
+
+
+def _reviews(file: Path | None) -> dict[str, str]:
+    """sha256 of a picture -> what was said of it."""
+    from skinedge.evaluation.tables import read_table
+
+    if file is None:
+        return {}
+    existing(file)
+    table = read_table(file)
+    for column in ("image_sha256", "review"):
+        if column not in table.columns:
+            raise UsageError(f"{file} has no column '{column}'.", hint="It needs image_sha256, as in parity.json, and review.")
+    return {row.cells["image_sha256"].casefold(): row.cells["review"] for row in table.rows if row.cells["review"]}
 
 
 def _shown(pictures: Pictures | None, images: Path | None) -> list[Path] | None:

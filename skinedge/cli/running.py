@@ -72,6 +72,7 @@ def verify(
     Example: skinedge verify bundle/ --recheck
     """
     from skinedge.bundle import verify as verify_bundle
+    from skinedge.parity.certificate import verify_certificate
 
     existing(bundle)
     manifest = verify_bundle(bundle)
@@ -82,6 +83,8 @@ def verify(
         emit({**found, **({"recheck": again.to_json()} if again else {})})
     else:
         say(f"{bundle}: {len(manifest.files)} files, {size(total)}, all as they were written. digest {manifest.digest[:16]}")
+        said = verify_certificate(bundle, manifest)
+        say(f"parity: {said.summary if said else 'unverified'}")
         for line in again.lines() if again else ():
             say(line)
     if again and not again.passed:

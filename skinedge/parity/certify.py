@@ -6,7 +6,7 @@ bundle + checkpoint + pictures -> rows -> endpoints -> ``certificate/``; the bun
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skinedge.artifacts import AdapterCheckpoint
@@ -76,6 +76,7 @@ def certify(
     threads: int | None = None,
     limit_tokens: int = 512,
     examples: int | None = None,
+    reviewed: Mapping[str, str] | None = None,
     quiet: bool = False,
 ) -> Certificate:
     """Compare a bundle with the PyTorch model of ``source`` and put certificate and golden cases into its folder.
@@ -93,6 +94,7 @@ def certify(
         threads: CPU threads for both.
         limit_tokens: a narrative is cut off there.
         examples: how many cases the page shows; by default four of drawn pictures and none of photographs.
+        reviewed: what a clinician said of a flip from malignant to benign, by the picture's sha256.
         quiet: show no progress.
 
     Raises:
@@ -105,7 +107,7 @@ def certify(
             bundle, source, pictures.cases, rows, cache=cache, side=side, threads=threads, limit_tokens=limit_tokens, quiet=quiet
         )
     )
-    aside = aside_of(told, pictures)
+    aside = replace(aside_of(told, pictures), reviewed=dict(reviewed or {}))
     context = _context(bundle, source, pictures, found, side, threads, limit_tokens)
     paths = {case.id: case.image for case in pictures.cases}
     certificate = make_certificate(told, context, aside, examples=examples, pictures=paths)
