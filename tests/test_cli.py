@@ -61,7 +61,18 @@ def content(folder: Path) -> Mapping[str, bytes]:
 
 def test_the_commands_are_those_of_the_issues() -> None:
     path = {"calibrate", "overflow", "quantize", "imatrix", "merge", "export", "plan", "run", "parity", "verify", "bench"}
-    assert set(COMMANDS) == path | {"evaluate", "compare", "kit", "report", "show", "targets", "devices", "doctor", "demo"}
+    assert set(COMMANDS) == path | {
+        "evaluate",
+        "judge",
+        "compare",
+        "kit",
+        "report",
+        "show",
+        "targets",
+        "devices",
+        "doctor",
+        "demo",
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -143,6 +154,9 @@ def test_json_is_one_object_for_every_command(
     short = ("--max-new-tokens", "2", "--threads", "1", "--judge", "rubric")
     calls["evaluate"] = ("--data", records.parent, "--out", tmp_path / "evaluated.json", *short)
     calls["compare"] = (tmp_path / "evaluated.json",)
+    (tmp_path / "told.jsonl").write_text('{"id": "1", "text": "a", "reference": "b"}', encoding="utf-8")
+    judge = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--out", tmp_path / "s.json", "--dry-run")
+    calls["judge"] = (tmp_path / "told.jsonl", *judge)
     assert sorted(calls) == COMMANDS
     answers = {}
     for command, arguments in calls.items():
