@@ -61,7 +61,7 @@ def content(folder: Path) -> Mapping[str, bytes]:
 
 def test_the_commands_are_those_of_the_issues() -> None:
     path = {"calibrate", "overflow", "quantize", "imatrix", "merge", "export", "plan", "run", "parity", "verify", "bench"}
-    assert set(COMMANDS) == path | {"kit", "report", "show", "targets", "devices", "doctor", "demo"}
+    assert set(COMMANDS) == path | {"judge", "kit", "report", "show", "targets", "devices", "doctor", "demo"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -140,6 +140,9 @@ def test_json_is_one_object_for_every_command(
     calls["report"] = (tmp_path / "forecast.json", "--out", tmp_path / "report.html")
     calls["bench"] = (bundle, "--suite", "quick", "--runs", "1", "--seconds", "0", "--threads", "1")  # too few runs: it fails
     calls["kit"] = (bundle, "--device", "jetson-agx-orin-64gb", "--dry-run", "--out", tmp_path / "kit")
+    (tmp_path / "told.jsonl").write_text('{"id": "1", "text": "a", "reference": "b"}', encoding="utf-8")
+    calls["judge"] = (tmp_path / "told.jsonl", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--out", tmp_path / "s.json",
+                      "--dry-run")  # fmt: skip
     assert sorted(calls) == COMMANDS
     answers = {}
     for command, arguments in calls.items():
