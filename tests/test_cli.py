@@ -141,8 +141,8 @@ def test_json_is_one_object_for_every_command(
     calls["bench"] = (bundle, "--suite", "quick", "--runs", "1", "--seconds", "0", "--threads", "1")  # too few runs: it fails
     calls["kit"] = (bundle, "--device", "jetson-agx-orin-64gb", "--dry-run", "--out", tmp_path / "kit")
     (tmp_path / "told.jsonl").write_text('{"id": "1", "text": "a", "reference": "b"}', encoding="utf-8")
-    calls["judge"] = (tmp_path / "told.jsonl", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--out", tmp_path / "s.json",
-                      "--dry-run")  # fmt: skip
+    judge = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--out", tmp_path / "s.json", "--dry-run")
+    calls["judge"] = (tmp_path / "told.jsonl", *judge)
     assert sorted(calls) == COMMANDS
     answers = {}
     for command, arguments in calls.items():
