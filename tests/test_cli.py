@@ -433,7 +433,7 @@ def compared(bundle: Path, photographs: Path, reference: Path, *adapters: Path) 
     return done.code, done.json["first_bad_stage"], [stage["name"] for stage in done.json["stages"]]
 
 
-ALL = ["pixels", "tokens", "features", "bias", "prefill", "steps", "text"]
+ALL = ["pixels", "tokens", "weights", "features", "bias", "prefill", "steps", "narrative", "answer"]
 
 
 def test_parity_passes_with_its_own_reference(bundle: Path, photographs: Path, tiny_model: Path, tiny_branch: Path) -> None:
@@ -452,11 +452,11 @@ def edited(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Mappin
         text = (copy / file).read_text(encoding="utf-8")
         assert old in text
         (copy / file).write_text(text.replace(old, new, 1), encoding="utf-8")
-    make_model(folder / "features", seed=5)
-    return {fault: folder / fault for fault in ("pixels", "tokens", "features")}
+    make_model(folder / "weights", seed=5)
+    return {fault: folder / fault for fault in ("pixels", "tokens", "weights")}
 
 
-@pytest.mark.parametrize("stage", ["pixels", "tokens", "features"])
+@pytest.mark.parametrize("stage", ["pixels", "tokens", "weights"])
 def test_parity_names_the_stage_of_a_fault_in_the_model(
     stage: str, edited: Mapping[str, Path], tiny_model: Path, tiny_branch: Path, photographs: Path, tmp_path: Path
 ) -> None:
@@ -471,7 +471,7 @@ def test_parity_names_the_stage_of_a_fault_in_the_adapters(
     lora = make_lora(tmp_path / "lora", config, vision=False)
     other = make_side_branch(tmp_path / "other", config, seed=7)
     with_lora = exported(tmp_path / "with-lora", tiny_model, lora, tiny_branch)
-    assert compared(with_lora, photographs, tiny_model, tiny_branch)[:2] == (1, "prefill")
+    assert compared(with_lora, photographs, tiny_model, tiny_branch)[:2] == (1, "weights")
     assert compared(with_lora, photographs, tiny_model, lora, other)[:2] == (1, "bias")
     assert compared(with_lora, photographs, tiny_model, lora)[:2] == (1, "bias"), "the reference has no side branch"
 
@@ -488,11 +488,11 @@ def test_parity_says_when_the_reference_is_another_checkpoint(
     edited: Mapping[str, Path], tiny_model: Path, photographs: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
-    bundle = exported(tmp_path / "b", edited["features"], scheme="int4")
+    bundle = exported(tmp_path / "b", edited["weights"], scheme="int4")
     ask = ("--images", photographs, "--steps", "1", "--threads", "1")
     said = typed("parity", bundle, "--reference", tiny_model, *ask)
     assert "The bundle was made from another checkpoint, or other adapters, than this reference." in said.out
-    assert "another checkpoint" not in typed("parity", bundle, "--reference", edited["features"], *ask).out
+    assert "another checkpoint" not in typed("parity", bundle, "--reference", edited["weights"], *ask).out
 
 
 def test_parity_refuses_a_model_of_another_size(bundle: Path, photographs: Path, tmp_path: Path) -> None:
@@ -537,7 +537,7 @@ def test_the_report_is_written_once(bundle: Path, photographs: Path, tiny_model:
     ask = ("parity", bundle, "--reference", tiny_model, "-a", tiny_branch, "--images", photographs, "--steps", "1")
     done = typed(*ask, "--threads", "1", "--report", report)
     assert done.code == 0, done.err
-    assert [line.split()[:2] for line in done.out.splitlines()[:7]] == [[stage, "ok"] for stage in ALL]
+    assert [line.split()[:2] for line in done.out.splitlines()[: len(ALL)]] == [[stage, "ok"] for stage in ALL]
     assert "\n1 picture: every gated stage is within tolerance.\n" in done.out
     recorded = json.loads(report.read_text(encoding="utf-8"))
     assert recorded["passed"] is True
