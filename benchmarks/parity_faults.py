@@ -4,8 +4,8 @@ Usage: python -m benchmarks.parity_faults faults [--json FILE]
        python -m benchmarks.parity_faults same [--draws 50] [--pictures 2] [--json FILE]
 
 ``faults`` plants each fault in a copy of a bundle of the embedded model, in its files where such a fault can live there, else
-around its pipeline or session, and compares the copy with PyTorch on the three drawn pictures of awkward sizes and on three
-of SynthDerm.  A fault counts as caught if the stage named first is the one that was written down for it before.  ``same``
+around its pipeline or session, and compares the copy with PyTorch on four drawn pictures of awkward sizes and on three of
+SynthDerm.  A fault counts as caught if the stage named first is the one that was written down for it before.  ``same``
 compares the f32 bundle with its own reference on disjoint draws of SynthDerm: every stage must be ok.  Exit code 1 otherwise.
 """
 
