@@ -100,16 +100,15 @@ def test_both_ways_to_read_give_the_same(model: Reference) -> None:
 def test_what_is_not_on_the_picture_surprises_the_model(model: Reference) -> None:
     """The colour's word is less likely where the picture shows another colour."""
     config, reader = read_config(BASE), Reader(BASE, read_config(BASE))
-    cases = [c for c in draw_cases(60, 5) if c.findings.colour in ("red", "white")]
+    cases = [c for c in draw_cases(36, 5) if c.findings.colour in ("red", "white")][:10]
     features = see(cases, model.model.model.visual, config, read_processor_config(BASE), quiet=True)
     told = {c: f"<think>\nObservation: There is a single lesion. The colour is {c}." for c in ("red", "white")}
-    gaps = []
-    for case, seen in zip(cases, features, strict=True):
-        false = "white" if case.findings.colour == "red" else "red"
-        readings = [reader.read(told[c], (GRID,), "") for c in (case.findings.colour, false)]
-        surprise = look(model.model, fill(readings), torch.from_numpy(np.stack([seen, seen])))[2]
-        gaps.append(float(surprise[0, :, 0].sum() - surprise[1, :, 0].sum()))
-    assert np.mean(np.array(gaps) > 0) > 0.9
+    true = [c.findings.colour for c in cases]
+    false = ["white" if colour == "red" else "red" for colour in true]
+    readings = [reader.read(told[colour], (GRID,), "") for colour in (*true, *false)]
+    surprise = look(model.model, fill(readings), torch.from_numpy(np.concatenate([features, features])))[2]
+    likely = surprise[..., 0].sum(1).reshape(2, -1)
+    assert float((likely[0] > likely[1]).float().mean()) >= 0.9
 
 
 def test_scores_are_shared_between_the_two_nearest_levels() -> None:
@@ -125,7 +124,7 @@ def test_training_towards_true_scores_comes_nearer_and_is_repeated_to_the_bit(wa
         torch.manual_seed(0)
         judge = Judge(SMALL)
         before = np.abs(score_all(judge, watched) - truth_of(watched)).mean()
-        supervised(judge, watched, Stage(30, 1e-2))
+        supervised(judge, watched, Stage(12, 1e-2))
         after = np.abs(score_all(judge, watched) - truth_of(watched)).mean()
         assert after < 0.5 * before
         ends.append(flat(judge))
@@ -135,7 +134,7 @@ def test_training_towards_true_scores_comes_nearer_and_is_repeated_to_the_bit(wa
 @pytest.mark.parametrize("exact", [False, True])
 def test_reinforce_alone_comes_nearer(judge: Judge, watched: Watched, exact: bool) -> None:
     before = np.abs(score_all(judge, watched) - truth_of(watched)).mean()
-    reinforce(judge, watched, Stage(30, 1e-2), Reinforce(exact=exact))
+    reinforce(judge, watched, Stage(12, 1e-2), Reinforce(exact=exact))
     assert np.abs(score_all(judge, watched) - truth_of(watched)).mean() < 0.8 * before
 
 
@@ -143,7 +142,7 @@ def test_one_step_changes_every_weight_that_is_used(judge: Judge, watched: Watch
     one = replace(watched, batches=watched.batches[:1], scores=watched.scores[:1], flaws=watched.flaws[:1])
     before = {name: p.detach().clone() for name, p in judge.named_parameters()}
     seen: list[float] = []
-    supervised(judge, one, Stage(2, 1e-2, warmup=0), lambda _, row: seen.append(row["loss"]))
+    supervised(judge, one, Stage(2, 1e-2, parts=1, warmup=0), lambda _, row: seen.append(row["loss"]))
     assert [name for name, p in judge.named_parameters() if torch.equal(p, before[name])] == []
     assert len(seen) == 2
     assert np.isfinite(seen).all()

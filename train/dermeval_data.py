@@ -28,6 +28,7 @@ from skinedge.synthderm.findings import VOCABULARY, Case, Findings
 from skinedge.synthderm.pages import Page
 from train.decoder import decode, rotary
 from train.tiny_stages import Eye
+from train.vision import UniformVision
 
 SIDE = 168
 Features = npt.NDArray[np.float32]  # [N, merged patches, hidden]
@@ -44,10 +45,11 @@ def see(
 ) -> Features:
     """Draw the pictures of ``cases`` and look at each once: ``[N, merged patches, hidden]``."""
     eye = Eye(SIDE, config, processor)
+    vision = UniformVision(eye.grid, config.vision)
     drawing, seen = render_all(cases, size=SIDE, workers=1), []
     for first in counted("looking at pictures", range(0, len(cases), 64), quiet):
         drawn = np.stack([next(drawing) for _ in cases[first : first + 64]])
-        seen.append(eye(visual, drawn).numpy())
+        seen.append(vision.encode(visual, eye.patches(drawn)).numpy())
     return np.concatenate(seen)
 
 
