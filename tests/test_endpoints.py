@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skinedge.evaluation.answer import usual_name
-from skinedge.evaluation.cases import _PAD_DIAGNOSES
+from skinedge.evaluation.cases import PAD_DIAGNOSES
 from skinedge.evaluation.scorer import Scored
 from skinedge.manifest import AppliedRecord, Manifest
 from skinedge.parity import margins
@@ -130,7 +130,7 @@ def test_few_malignant_cases_show_nothing() -> None:
 
 
 def test_natures_of_the_known_diagnoses() -> None:
-    known = {usual_name(d) for d in (*DIAGNOSES, *_PAD_DIAGNOSES.values())}
+    known = {usual_name(d) for d in (*DIAGNOSES, *PAD_DIAGNOSES.values())}
     assert {d for d in known if nature(d) == "malignant"} == {"melanoma", "basal cell carcinoma", "squamous cell carcinoma"}
     assert all(nature(d) != "unknown" for d in known)
     assert nature(None) == nature("") == nature("melanoma or nevus") == "unknown"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skinedge.evaluation.agreement import Agreement, compare_findings
-from skinedge.evaluation.findings import Finding, read_text
+from skinedge.evaluation.findings import Finding, extract_findings
 from skinedge.evaluation.vocabulary import Term, terms
 from skinedge.synthderm.findings import Findings
 from skinedge.synthderm.narrative import narrate
@@ -23,7 +23,7 @@ _SIGN = {"present": "+", "absent": "-", "uncertain": "?", "general": "~"}
 
 def _said(text: str) -> str:
     """Like ``+plaque -scale ?crust +forearm/left``."""
-    return " ".join(f"{_SIGN[f.polarity]}{f.name}{'/' + f.side if f.side else ''}" for f in read_text(text))
+    return " ".join(f"{_SIGN[f.polarity]}{f.name}{'/' + f.side if f.side else ''}" for f in extract_findings(text))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_a_sentence_says(text: str, said: str) -> None:
 
 def test_a_finding_knows_where_it_stands() -> None:
     text = "Seen: a plaque.\nThere is no silvery scale on it."
-    _, scale = read_text(text)
+    _, scale = extract_findings(text)
     assert scale == Finding("surface", "silvery_scale", "absent", "", (28, 41))
     assert text[slice(*scale.span)] == "silvery scale"
 
@@ -140,7 +140,7 @@ def test_synthderm_narratives_are_read_too() -> None:
     | st.lists(st.sampled_from(["no", "scale", "left", "arm", "but", ",", ".", "is absent", "not", "\n", "*"])).map(" ".join)
 )
 def test_on_anything_spans_are_in_order_and_in_the_text(text: str) -> None:
-    spans = [f.span for f in read_text(text)]
+    spans = [f.span for f in extract_findings(text)]
     assert all(0 <= start < end <= len(text) for start, end in spans)
     assert spans == sorted(spans)
 
@@ -149,7 +149,7 @@ def test_on_anything_spans_are_in_order_and_in_the_text(text: str) -> None:
 def test_certified_narratives_have_many_findings_and_are_read_fast() -> None:
     texts = [json.loads(line)["reference"] for line in DERMBENCH.read_text(encoding="utf-8").splitlines()]
     begin = time.process_time()
-    found = [read_text(text) for text in texts]
+    found = [extract_findings(text) for text in texts]
     assert time.process_time() - begin < 30
     assert min(len(f) for f in found) >= 1
     assert np.mean([len(f) for f in found]) > 15

@@ -64,7 +64,7 @@ def test_bisect_names_the_block(bundle: Path, records: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        (("--rows", "rows"), "--rows needs photographs to compare narratives of.", "Add --images DIR or --cases FILE."),
+        (("--rows", "rows"), "--rows needs pictures to compare narratives on.", "Add --images DIR, --cases FILE or --drawn 600."),
         (("--cases", "none.csv"), "none.csv: no such file.", "Check the spelling."),
         (("--images", "none"), "none: no such folder.", "Give --images a folder"),
         (("--images", "."), ". holds no photograph.", "Looked for"),

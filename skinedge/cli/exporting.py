@@ -216,7 +216,10 @@ def _export(
 def _compared(out: Path, manifest: Manifest, source: AdapterCheckpoint, *, quiet: bool) -> Certificate | str:
     from skinedge.parity.quick import quick_form
 
-    return quick_form(out, manifest, source, quiet=quiet)
+    try:
+        return quick_form(out, manifest, source, quiet=quiet)
+    except SkinedgeError as e:  # the bundle is written and whole; that it could not be compared here is no fault of it
+        return e.message.rstrip(".")
 
 
 def _verdict(compared: Certificate | str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from skinedge.evaluation.findings import SITE, Finding, Side, read_text
+from skinedge.evaluation.findings import SITE, Finding, Side, extract_findings
 from skinedge.evaluation.vocabulary import Term
 
 
@@ -45,7 +45,7 @@ class Agreement:
 
 def compare_findings(a: str, b: str) -> Agreement:
     """Compare the findings of two texts; ``a`` is what ``b`` is measured against."""
-    said_a, said_b = summarise(read_text(a)), summarise(read_text(b))
+    said_a, said_b = summarise(extract_findings(a)), summarise(extract_findings(b))
     both = [term for term in said_a if term in said_b]
     contradicted = [term for term in both if said_a[term].present != said_b[term].present]
     swapped = [term for term in both if term not in contradicted and _opposite(said_a[term], said_b[term])]

@@ -28,7 +28,7 @@ class Finding:
     span: tuple[int, int]
 
 
-def read_text(text: str) -> tuple[Finding, ...]:
+def extract_findings(text: str) -> tuple[Finding, ...]:
     """All mentions of findings in a text, in order."""
     return tuple(finding for start, end in _sentences(text) for finding in _read_sentence(text, start, end))
 
