@@ -80,7 +80,7 @@ def test_a_sound_bundle_has_no_bad_stage(
         "pixels", "tokens", "weights", "features", "bias", "prefill", "steps", "narrative", "answer",
     ]  # fmt: skip
     assert result.blocks == ()
-    assert result.stages[2].measured["share"] == pytest.approx(0 if scheme == "f32" else 1 / 1.5, abs=1e-3)
+    assert result.stages[2].measured["share"] == pytest.approx(0 if scheme == "f32" else 1 / 2, abs=1e-3)
 
 
 def test_scales_transposed_in_a_gguf_are_found_too(source: AdapterCheckpoint, tmp_path: Path) -> None:

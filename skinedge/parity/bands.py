@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from skinedge.weights.source import TensorSource
 
 # Rounding by importances or GPTQ trades a matrix's own error for its outputs' (measured: docs/decisions/0019).
-MOST = 1.5
+MOST = 2.0
 _FLOAT = {"f32": 1e-6, "f16": 1e-3, "bf16": 8e-3}  # half a step of the type, relative to the value, and some room
 
 
