@@ -57,7 +57,7 @@ def test_a_bundle_carries_what_was_found_of_it(
     assert certificate.verdict == "not enough data"
     assert read_certificate(bundle / FOLDER) == certificate
     verify(bundle)
-    assert recheck(bundle, threads=1).passed
+    assert recheck(bundle, verify(bundle), threads=1).passed
     assert [r.id for r in read_rows(tmp_path / "rows")] == [case.id for case in pictures.cases]
     assert "data:image/" in (bundle / FOLDER / "parity.html").read_text(encoding="utf-8"), "drawn pictures may be shown"
     again = certify(bundle, source, pictures, tmp_path / "rows", threads=1, limit_tokens=TOKENS, quiet=True)

@@ -13,6 +13,7 @@ from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export, verify
 from skinedge.errors import BundleError
 from skinedge.manifest import read_manifest
+from skinedge.measure.document import sealed
 from skinedge.parity import recheck as module
 from skinedge.parity.golden import GOLDEN_FILE
 from skinedge.parity.recheck import FOLDER, KeptCases, keep_golden, recheck, verify_golden
@@ -34,13 +35,12 @@ def bundle(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "bundle"))
 
 
-def sealed(bundle: Path, kept: KeptCases) -> None:
-    text = json.dumps({**kept.model_dump(mode="json"), "digest": kept.digest})
-    (bundle / FOLDER / GOLDEN_FILE).write_text(text, encoding="utf-8")
+def put(bundle: Path, kept: KeptCases) -> None:
+    (bundle / FOLDER / GOLDEN_FILE).write_text(sealed(kept), encoding="utf-8", newline="\n")
 
 
 def test_the_same_machine_says_the_same(bundle: Path) -> None:
-    found = recheck(bundle, threads=1)
+    found = recheck(bundle, verify(bundle), threads=1)
     assert found.passed
     assert found.moved == ()
     assert [o.name for o in found.outcomes] == ["wide", "tall", "words"]
@@ -65,8 +65,8 @@ def test_what_moved_is_said_and_what_changed_fails(bundle: Path, monkeypatch: py
     first, *rest = kept.cases.cases
     likeliest = ((*reversed([(t, p - 1) for t, p in first.likeliest[0]]),), *first.likeliest[1:])
     cases = kept.cases.model_copy(update={"cases": (first.model_copy(update={"likeliest": likeliest}), *rest)})
-    sealed(bundle, kept.model_copy(update={"machine": older, "cases": cases}))
-    found = recheck(bundle, threads=1)
+    put(bundle, kept.model_copy(update={"machine": older, "cases": cases}))
+    found = recheck(bundle, verify(bundle), threads=1)
     assert [o.passed for o in found.outcomes] == [False, True, True]
     now = kept.machine
     assert found.moved == (
@@ -77,7 +77,7 @@ def test_what_moved_is_said_and_what_changed_fails(bundle: Path, monkeypatch: py
     assert "golden case wide: 16 of 16 tokens the same" in said.out
     assert "ANOTHER: its probabilities diverge by" in said.out
     monkeypatch.setattr(module, "describe_here", lambda: older)
-    assert recheck(bundle, threads=1).moved == ()
+    assert recheck(bundle, verify(bundle), threads=1).moved == ()
 
 
 @pytest.mark.parametrize("name", [GOLDEN_FILE, "wide.png", "tall.png"])
@@ -108,7 +108,7 @@ def test_a_stranger_is_found(bundle: Path) -> None:
 def test_those_of_another_bundle_are_refused(bundle: Path) -> None:
     kept = verify_golden(bundle, read_manifest(bundle))
     assert kept
-    sealed(bundle, kept.model_copy(update={"bundle": "0" * 64}))
+    put(bundle, kept.model_copy(update={"bundle": "0" * 64}))
     with pytest.raises(BundleError, match=r"is of another bundle, 0{16}"):
         verify(bundle)
 

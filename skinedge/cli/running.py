@@ -12,6 +12,7 @@ from skinedge.console import emit, note, printable, say, size
 
 if TYPE_CHECKING:
     from skinedge.console import Json
+    from skinedge.manifest import Manifest
     from skinedge.parity.recheck import Recheck
 
 
@@ -77,7 +78,7 @@ def verify(
     existing(bundle)
     manifest = verify_bundle(bundle)
     total = sum(f.nbytes for f in manifest.files)
-    again = _recheck(bundle, threads) if recheck else None
+    again = _recheck(bundle, manifest, threads) if recheck else None
     if as_json:
         found: dict[str, Json] = {"verified": True, "digest": manifest.digest, "files": len(manifest.files), "nbytes": total}
         emit({**found, **({"recheck": again.to_json()} if again else {})})
@@ -91,7 +92,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _recheck(bundle: Path, threads: int | None) -> Recheck:
+def _recheck(bundle: Path, manifest: Manifest, threads: int | None) -> Recheck:
     from skinedge.parity.recheck import recheck
 
-    return recheck(bundle, threads=threads)
+    return recheck(bundle, manifest, threads=threads)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys as python
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +67,12 @@ def describe(sources: Sequence[Source], device: str | None = None, sys: Path = S
         temperatures_c={**_temperatures(), **now.temperatures_c},
         versions={**versions, **({"driver": gpu["driver"]} if "driver" in gpu else {})},
     )
+
+
+def describe_here() -> MachineRecord:
+    """This machine now: every source is opened, read once, and closed."""
+    with ExitStack() as stack:
+        return describe([stack.enter_context(closing(source)) for source in open_sources()[1]])
 
 
 def power_source_of(reading: Reading, used_gpu: bool) -> str | None:

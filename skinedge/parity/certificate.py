@@ -8,9 +8,7 @@ damaged byte of either is found, and the bundle's, so a certificate of another b
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +17,7 @@ from pydantic import Field
 from skinedge import __version__
 from skinedge.errors import BundleError, OutputError, UsageError
 from skinedge.manifest import Manifest, Sha256
-from skinedge.measure.document import Document, Record, read_json, validated
+from skinedge.measure.document import Document, Record, sealed, unsealed
 from skinedge.measure.result import BundleRecord, MachineRecord
 from skinedge.parity.endpoint import Endpoint
 from skinedge.parity.equivalence import Verdict
@@ -29,6 +27,7 @@ from skinedge.staging import staged
 KIND: Literal["parity certificate"] = "parity certificate"
 SCHEMA_VERSION = 1
 FOLDER, FILE, PAGE = "certificate", "parity.json", "parity.html"
+_PAGE_SEAL = "page_sha256"
 FILES = (f"{FOLDER}/{FILE}", f"{FOLDER}/{PAGE}")  # in a bundle
 _AGAIN = "Make it again: skinedge parity BUNDLE --reference MODEL --images DIR"
 
@@ -152,7 +151,7 @@ def write_certificate(certificate: Certificate, folder: Path, *, replace: bool =
     page = render(certificate)
     with staged(folder) as partial:
         (partial / PAGE).write_text(page, encoding="utf-8", newline="\n")
-        text = _text(certificate, hashlib.sha256(page.encode()).hexdigest())
+        text = sealed(certificate, **{_PAGE_SEAL: hashlib.sha256(page.encode()).hexdigest()})
         (partial / FILE).write_text(text, encoding="utf-8", newline="\n")
     return folder
 
@@ -165,11 +164,6 @@ def _replace(certificate: Certificate, folder: Path) -> Path:
     fresh = write_certificate(certificate, folder.with_name(f".{folder.name}.new"))
     shutil.rmtree(folder)
     return fresh.rename(folder)
-
-
-def _text(certificate: Certificate, page_sha256: str) -> str:
-    seals = {"digest": certificate.digest, "page_sha256": page_sha256}
-    return json.dumps({**certificate.model_dump(mode="json"), **seals}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_certificate(path: Path) -> Certificate:
@@ -211,13 +205,5 @@ def verify_certificate(bundle: Path, manifest: Manifest) -> Certificate | None:
 
 
 def _read(path: Path) -> tuple[Certificate, str]:
-    _, raw = read_json(path, "a certificate", _AGAIN)
-    found = dict(raw) if isinstance(raw, Mapping) else {}
-    if found.get("kind") != KIND or found.get("schema_version") != SCHEMA_VERSION:
-        what = f"its kind is {found.get('kind')!r} and its schema version {found.get('schema_version')!r}"
-        raise BundleError(f"{path}: {what}, and this skinedge reads '{KIND}' {SCHEMA_VERSION}.", hint=_AGAIN)
-    _, page_sha256 = found.pop("digest", None), str(found.pop("page_sha256", ""))
-    certificate = validated(Certificate, path, json.dumps(found), "certificate", _AGAIN)
-    if path.read_bytes() != _text(certificate, page_sha256).encode():
-        raise BundleError(f"{path} was changed since it was written: its digest is another.", hint=_AGAIN)
-    return certificate, page_sha256
+    certificate, seals = unsealed(Certificate, path, "a certificate", _AGAIN, more=(_PAGE_SEAL,))
+    return certificate, seals[_PAGE_SEAL]

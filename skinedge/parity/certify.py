@@ -16,12 +16,13 @@ from skinedge.evaluation.scorer import Scorable, Scored
 from skinedge.evaluation.structure import check_structure
 from skinedge.manifest import read_manifest
 from skinedge.measure.bench import bundle_record
+from skinedge.measure.machine import describe_here
 from skinedge.parity.certificate import FOLDER, Certificate, Context, ReferenceRecord, StageRecord, write_certificate
 from skinedge.parity.certifying import make_certificate
 from skinedge.parity.compare import Comparison, compare
 from skinedge.parity.margins import narrowest_bits
 from skinedge.parity.reading import Aside, Counts
-from skinedge.parity.recheck import describe_here, keep_golden
+from skinedge.parity.recheck import keep_golden
 from skinedge.parity.record import Row
 from skinedge.parity.rows import collect
 from skinedge.runtime.pipeline import open_pipeline

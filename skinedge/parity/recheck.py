@@ -6,18 +6,16 @@ sha256 of every picture, the machine and its versions, and its own digest; no ph
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from skinedge.bundle import verify
 from skinedge.errors import BundleError, UsageError
 from skinedge.manifest import Manifest, Sha256
-from skinedge.measure.document import Document, read_json, validated
+from skinedge.measure.document import Document, sealed, unsealed
+from skinedge.measure.machine import describe_here
 from skinedge.measure.result import MachineRecord
 from skinedge.parity.golden import GOLDEN_FILE, GoldenCases, GoldenOutcome, make_cases, repeat
 from skinedge.runtime.pipeline import Pipeline, open_pipeline
@@ -87,9 +85,7 @@ def keep_golden(bundle: Path, pipeline: Pipeline, side: str | None = None) -> Ke
         cases = make_cases(pipeline, partial, side or pipeline.manifest.target)
         pictures = {p.name: file_digest(p) for p in sorted(partial.glob("*.png"))}
         kept = KeptCases(bundle=pipeline.manifest.digest, machine=describe_here(), pictures=pictures, cases=cases)
-        sealed = {**kept.model_dump(mode="json"), "digest": kept.digest}
-        text = json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        (partial / GOLDEN_FILE).write_text(text, encoding="utf-8", newline="\n")
+        (partial / GOLDEN_FILE).write_text(sealed(kept), encoding="utf-8", newline="\n")
     if (bundle / FOLDER).exists():
         shutil.rmtree(bundle / FOLDER)
     fresh.rename(bundle / FOLDER)
@@ -106,14 +102,9 @@ def verify_golden(bundle: Path, manifest: Manifest) -> KeptCases | None:
     if not folder.is_dir():
         return None
     try:
-        _, raw = read_json(folder / GOLDEN_FILE, "golden cases", _AGAIN)
-        found = dict(raw) if isinstance(raw, Mapping) else {}
-        digest = found.pop("digest", None)
-        kept = validated(KeptCases, folder / GOLDEN_FILE, json.dumps(found), "golden cases", _AGAIN)
+        kept, _ = unsealed(KeptCases, folder / GOLDEN_FILE, "golden cases", _AGAIN)
     except UsageError as e:  # nobody typed its name: the bundle is at fault
         raise BundleError(e.message, hint=e.hint) from e
-    if digest != kept.digest:
-        raise BundleError(f"{folder / GOLDEN_FILE} was changed since it was written: its digest is another.", hint=_AGAIN)
     if kept.bundle != manifest.digest:
         raise BundleError(f"{folder / GOLDEN_FILE} is of another bundle, {kept.bundle[:16]}.", hint=_AGAIN)
     there = {p.name: file_digest(p) for p in folder.iterdir() if p.name != GOLDEN_FILE}
@@ -123,18 +114,18 @@ def verify_golden(bundle: Path, manifest: Manifest) -> KeptCases | None:
     return kept
 
 
-def recheck(bundle: Path, *, threads: int | None = None) -> Recheck:
-    """Verify a bundle and ask its golden cases again.
+def recheck(bundle: Path, manifest: Manifest, *, threads: int | None = None) -> Recheck:
+    """Ask the golden cases of a bundle again.
 
     Args:
         bundle: what ``skinedge export`` wrote and ``skinedge parity`` compared.
+        manifest: what ``skinedge.bundle.verify`` says of it: every byte of a bundle is read once.
         threads: CPU threads.
 
     Raises:
-        BundleError: it does not verify, or has no golden cases.
+        BundleError: it has no golden cases, or they are damaged.
         TargetError: it cannot run on this machine.
     """
-    manifest = verify(bundle)
     kept = verify_golden(bundle, manifest)
     if kept is None:
         raise BundleError(
@@ -154,14 +145,3 @@ def _moved(then: MachineRecord, now: MachineRecord) -> Iterator[str]:
     for name in sorted({*then.versions, *now.versions}):
         if then.versions.get(name) != now.versions.get(name):
             yield f"{name} {then.versions.get(name, 'none')} -> {now.versions.get(name, 'none')}"
-
-
-def describe_here() -> MachineRecord:
-    """This machine and the versions of its libraries and drivers."""
-    from skinedge.measure.machine import describe, open_sources
-
-    _, sources = open_sources()
-    with ExitStack() as stack:
-        for source in sources:
-            stack.enter_context(closing(source))
-        return describe(sources)
