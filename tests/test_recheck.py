@@ -90,6 +90,13 @@ def test_a_changed_byte_is_found(bundle: Path, name: str) -> None:
         verify(bundle)
 
 
+def test_a_byte_between_the_words_is_found(bundle: Path) -> None:
+    path = bundle / FOLDER / GOLDEN_FILE
+    path.write_text(path.read_text(encoding="utf-8").replace('": ', '":  ', 1), encoding="utf-8", newline="\n")
+    with pytest.raises(BundleError, match=r"golden\.json was changed since it was written"):
+        verify(bundle)
+
+
 @pytest.mark.parametrize(
     ("name", "why"), [("wide.png", "'golden/wide.png' is not as it was written"), (GOLDEN_FILE, "cannot be read")]
 )

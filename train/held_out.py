@@ -15,6 +15,7 @@ from typing import cast
 
 from skinedge.console import Json
 from skinedge.evaluation.structure import check_structure
+from skinedge.parity.record import SKIN_GROUPS
 from skinedge.parity.statistics import Share
 from skinedge.registry import check
 from skinedge.runtime.prompt import Message
@@ -23,7 +24,6 @@ from skinedge.synthderm.narrative import read_answer, read_findings
 from train.data import read_records
 from train.errors import DataError
 
-SKIN_GROUPS = ("I-II", "III-IV", "V-VI")  # of skin_labels 0, 1, 2
 OTHER = "other"  # a diagnosis that no record has, or none
 
 

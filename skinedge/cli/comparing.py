@@ -86,10 +86,8 @@ def parity(
         passed = result.passed
         if certify and pictures:
             certificate = job.certify(result, rows or Path(scratch) / "rows", examples, said)
-            more, passed = (
-                {"certificate": {"verdict": certificate.verdict, "summary": certificate.summary}},
-                (result.passed and certificate.verdict != "fail"),
-            )
+            more = {"certificate": {"verdict": certificate.verdict, "summary": certificate.summary}}
+            passed = passed and certificate.verdict != "fail"
         elif rows and result.passed:
             more = job.rows(rows)
         if as_json:

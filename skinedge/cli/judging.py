@@ -125,8 +125,9 @@ def _write(out: Path, summary: Mapping[str, Json], found: Findings) -> None:
 
 
 def _say(out: Path, summary: Mapping[str, Json], found: Findings, read: WrittenFile, as_json: bool) -> None:
-    from skinedge.evaluation.judged import MARGIN, MEAN
+    from skinedge.evaluation.judged import MEAN
     from skinedge.evaluation.scores import DIMENSIONS
+    from skinedge.parity.margins import WIDTH_OF_SCORES
 
     if as_json:
         emit({**summary, "result": str(out)})
@@ -143,7 +144,9 @@ def _say(out: Path, summary: Mapping[str, Json], found: Findings, read: WrittenF
     table(headers, rows)
     say(f"{len(found.judged)} narratives of {read.name}; {found.invalid} judgements are invalid and in no mean.")
     if noise:
-        say(f"Noise: by how much a mean difference may stray through the judge alone (95 %); the margin is ±{MARGIN:.2f}.")
+        say(
+            f"Noise: by how much a mean difference may stray through the judge alone (95 %); the margin is ±{WIDTH_OF_SCORES:.2f}."
+        )
     say(f"{out} has every judgement with its raw answer.")
 
 

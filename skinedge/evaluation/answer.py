@@ -99,6 +99,11 @@ def same_diagnosis(a: str | None, b: str | None, synonyms: Mapping[str, str] = S
     return bool(first) and first == second
 
 
+def same_answer(a: str | None, b: str | None) -> bool:
+    """Whether two texts answer alike: the same disease, or neither any."""
+    return same_diagnosis(a, b) or a is b is None
+
+
 def usual_name(name: str, synonyms: Mapping[str, str] = SYNONYMS) -> str:
     """The name under which a diagnosis is compared and counted."""
     text = normalised(name)

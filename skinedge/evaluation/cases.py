@@ -7,7 +7,6 @@ other file has the columns ``image`` and ``label`` and those of ``FIELDS`` that 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from skinedge.errors import CasesError, UsageError
 from skinedge.evaluation.tables import Row, Table, read_table
+from skinedge.weights.checkpoint import file_digest
 
 # Each field with the names its column may have.  ``description``: what is seen, where somebody wrote it down already.
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -87,7 +87,7 @@ def read_cases(path: Path, images: Path | None = None) -> CaseFile:
     _check_ids(table, cases)
     _check_patients(table, cases)
     unused = tuple(name for name in table.columns if name not in layout.values())
-    return CaseFile(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), cases, unused)
+    return CaseFile(path.name, file_digest(path), cases, unused)
 
 
 def _layout(table: Table) -> dict[str, str]:

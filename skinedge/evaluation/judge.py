@@ -7,7 +7,6 @@ repaired or asked for again.  Every answer is in the journal before it is used.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from skinedge.evaluation.journal import Journal
 from skinedge.evaluation.pictures import ENCODING
 from skinedge.evaluation.scorer import Scorable, Scored
 from skinedge.evaluation.scores import parse_scores
-from skinedge.weights.checkpoint import digest_of
+from skinedge.weights.checkpoint import digest_of, file_digest
 
 _BLIND = "Can this model see pictures? If not, judge against references: leave out --reference-free."
 
@@ -207,7 +206,7 @@ def questions(settings: JudgeSettings, narratives: Sequence[Scorable], again: in
         if settings.form == "free" and (one.image is None or not one.image.is_file()):
             what = f"its photograph {one.image} is missing" if one.image else "it has no photograph"
             raise UsageError(f"{one.id}: {what}.", hint="Without --reference-free, narratives are judged against references.")
-        digest = hashlib.sha256(one.image.read_bytes()).hexdigest() if settings.form == "free" and one.image else ""
+        digest = file_digest(one.image) if settings.form == "free" and one.image else ""
         asked.append(Judging(one, settings, digest, again))
     return asked
 

@@ -6,7 +6,6 @@ file) or ``reference``, as the judge's form needs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from skinedge.errors import CasesError
 from skinedge.evaluation.scorer import Scorable
+from skinedge.weights.checkpoint import file_digest
 
 LAYOUT = 'One object a line: {"id": "1", "text": "...", "arm": "a", "image": "1.jpg", "reference": "..."}.'
 
@@ -75,7 +75,7 @@ def read_written(path: Path) -> WrittenFile:
         written.append(Written(found.arm, Scorable(found.id, found.text, image, found.reference)))
     if not written:
         raise CasesError(f"{path} has no narratives.", hint=LAYOUT)
-    return WrittenFile(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), tuple(written))
+    return WrittenFile(path.name, file_digest(path), tuple(written))
 
 
 def blinded(written: Sequence[Written], seed: int) -> list[Written]:

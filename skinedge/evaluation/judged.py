@@ -16,9 +16,8 @@ from skinedge.console import Json
 from skinedge.evaluation.judge_file import Written
 from skinedge.evaluation.scorer import Scored
 from skinedge.evaluation.scores import DIMENSIONS, mean_score
+from skinedge.parity.margins import WIDTH_OF_SCORES
 
-# By how much the mean of the six, and Safety, may fall (REFERENCE, section 7).
-MARGIN = 0.10
 MEAN = "mean of the six"
 _Z95 = statistics.NormalDist().inv_cdf(0.975)
 
@@ -40,7 +39,7 @@ class Paired:
         half = self.half_width(n)
         return {
             "pairs": self.n, "mean": self.mean, "sd": self.sd, "half_width_95": half, "at_n": n,
-            "inside_margin": None if half is None else half <= MARGIN,
+            "inside_margin": None if half is None else half <= WIDTH_OF_SCORES,
         }  # fmt: skip
 
 
@@ -106,7 +105,7 @@ class Findings:
             "invalid": self.invalid,
             "invalid_reasons": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
             "judged_again": sum(j.second is not None for j in self.judged),
-            "margin": MARGIN,
+            "margin": WIDTH_OF_SCORES,
             "means": {arm: dict(means) for arm, means in self.means().items()},
             "noise": {name: paired.to_json(self.cases()) for name, paired in self.noise().items()},
             "differences": {name: paired.to_json(paired.n) for name, paired in self.differences().items()},

@@ -21,9 +21,9 @@ from skinedge.evaluation.scores import DIMENSIONS, HIGHEST, LOWEST, Scores
 from skinedge.registry import check
 from skinedge.synthderm.findings import DIAGNOSES, VOCABULARY, possible_values
 from skinedge.synthderm.narrative import CONFUSED
+from skinedge.synthderm.pages import CANCERS
 
 VERSION = "1"
-CANCERS = frozenset({"melanoma", "basal cell carcinoma", "squamous cell carcinoma"})
 PRECANCERS = frozenset({"actinic keratosis"})
 
 # What a rule takes when it fires once, twice, ...; more often takes what the last step says.

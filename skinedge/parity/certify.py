@@ -167,11 +167,5 @@ def _context(
         data_source=pictures.source,
         settings=settings,
         scorer=dict(Rubric().identity()) if pictures.findings else {},
-        stages=tuple(_stage(s.to_json()) for s in stages.stages),
+        stages=tuple(StageRecord(name=s.name, verdict=s.verdict, measured=s.finite) for s in stages.stages),
     )
-
-
-def _stage(stage: object) -> StageRecord:
-    assert isinstance(stage, dict)
-    verdict = "ok" if stage["passed"] and stage["limit"] else "reported" if stage["passed"] else "FAIL"
-    return StageRecord(name=stage["name"], verdict=verdict, measured=stage["measured"])

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from skinedge.errors import ImageError, UsageError
-from skinedge.evaluation.answer import read_answer, same_diagnosis, usual_name
+from skinedge.evaluation.answer import read_answer, same_answer, usual_name
 from skinedge.parity.certificate import Certificate, Context, DataRecord, Example
 from skinedge.parity.endpoint import ALL, Endpoint, Limits
 from skinedge.parity.equivalence import Margin, Verdict
@@ -84,7 +84,7 @@ def make_certificate(
 def reliability(rows: Sequence[Row]) -> str:
     """How far an answer can be trusted to be the original's, in one sentence for the person who reads the answer."""
     said = [(read_answer(r.reference.text), read_answer(r.bundle.text)) for r in rows]
-    agree = sum(same_diagnosis(a, b) or a is b is None for a, b in said)
+    agree = sum(same_answer(a, b) for a, b in said)
     sentence = f"agreed with the original in {agree} of {len(rows)} test cases"
     counts = Counter(r.skin for r in rows)
     if counts[UNKNOWN_SKIN] == len(rows):
@@ -174,8 +174,7 @@ def _worth_showing(rows: Sequence[Row]) -> list[Row]:
 
     def rank(row: Row) -> tuple[int, int]:
         a, b = read_answer(row.reference.text), read_answer(row.bundle.text)
-        same = same_diagnosis(a, b) or a is b is None
-        return (0 if not same else 1 if row.first_different is not None else 2, row.first_different or 0)
+        return (0 if not same_answer(a, b) else 1 if row.first_different is not None else 2, row.first_different or 0)
 
     return sorted(rows, key=rank)
 

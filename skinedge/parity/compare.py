@@ -1,6 +1,6 @@
 """Does the bundle say what PyTorch says?  Stage by stage, so that a difference names its stage.
 
-pixels -> tokens -> vision features -> adapter bias -> prefill logits -> teacher-forced steps -> greedy text
+The stages are those of ``skinedge.parity.stages``.
 
 The reference sees the photograph through ``transformers``' own processor and tokenizer, runs the base
 model with PEFT and our side branch in float32, and shares no code with the bundle's runtime.
@@ -25,13 +25,12 @@ from skinedge.model.config import read_config
 from skinedge.parity.bands import roundings
 from skinedge.parity.bisect import Block, first_bad, why_blind
 from skinedge.parity.choosing import photographs_in
-from skinedge.parity.narrating import sha256_of
 from skinedge.parity.pictures import write_pictures
 from skinedge.parity.reference_inputs import ReferenceInputs
 from skinedge.parity.stages import Comparer, Stage, weights_stage
 from skinedge.runtime.pipeline import Pipeline, open_pipeline
 from skinedge.staging import staged_file
-from skinedge.weights.checkpoint import open_checkpoint
+from skinedge.weights.checkpoint import file_digest, open_checkpoint
 
 if TYPE_CHECKING:
     from skinedge.console import Json
@@ -82,7 +81,6 @@ def compare(
     source: AdapterCheckpoint,
     images: Path | Sequence[Path] | None,
     *,
-    limit: int | None = None,
     steps: int = 64,
     side: str | None = None,
     threads: int | None = None,
@@ -95,7 +93,6 @@ def compare(
         bundle: what ``skinedge export`` wrote.
         source: the checkpoint and adapters it was made from.
         images: a folder of photographs, photographs, or ``None`` for three generated pictures.
-        limit: use only the first so many photographs.
         steps: teacher-forced steps, and length of the greedy text.
         side: open this side of the bundle instead of its own.
         threads: CPU threads for both.
@@ -113,7 +110,7 @@ def compare(
         tempfile.TemporaryDirectory(prefix="skinedge-") as scratch,
         open_pipeline(bundle, side=side, threads=threads) as pipeline,
     ):
-        photographs = _chosen(images, limit, Path(scratch))
+        photographs = _chosen(images, Path(scratch))
         reference = Reference.from_checkpoint(source.path, source.adapters, threads=threads)
         try:
             return compare_opened(
@@ -163,7 +160,7 @@ def compare_opened(
         same_source=manifest.lineage[0].digest == source.digest,
         target=manifest.target,
         scheme=manifest.scheme.asked,
-        images=tuple(p.stem if drawn else sha256_of(p) for p in photographs),
+        images=tuple(p.stem if drawn else file_digest(p) for p in photographs),
         stages=stages,
         bad_block=bad.name if bad else worst.where if bisect and worst else None,
         blocks=inside,
@@ -213,10 +210,10 @@ def _graphs(folder: Path, target: str, side: str | None) -> Path:
     return folder / "onnx" if target == "trt" and side == "onnx" else folder
 
 
-def _chosen(images: Path | Sequence[Path] | None, limit: int | None, scratch: Path) -> list[Path]:
+def _chosen(images: Path | Sequence[Path] | None, scratch: Path) -> list[Path]:
     if images is None:
         return write_pictures(scratch)
-    return photographs_in(images, limit) if isinstance(images, Path) else list(images)[:limit]
+    return photographs_in(images) if isinstance(images, Path) else list(images)
 
 
 def check_sizes(bundle: Path, source: AdapterCheckpoint) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from skinedge.evaluation.answer import read_answer, same_diagnosis
+from skinedge.evaluation.answer import read_answer, same_answer, same_diagnosis
 from skinedge.manifest import Sha256
 from skinedge.measure.document import Record
 from skinedge.parity import margins
@@ -40,7 +40,7 @@ def flips(rows: Sequence[Row], reviewed: Mapping[str, str]) -> Iterator[Flip]:
     """All of them, in the order of the rows."""
     for row in rows:
         a, b = read_answer(row.reference.text), read_answer(row.bundle.text)
-        if same_diagnosis(a, b) or a is b is None:
+        if same_answer(a, b):
             continue
         first, second = nature(a), nature(b)
         yield Flip(

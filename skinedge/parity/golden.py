@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from skinedge.errors import BundleError
 from skinedge.manifest import InsidePath, Sha256
 from skinedge.measure.document import Record
+from skinedge.parity.metrics import log_softmax
 from skinedge.parity.pictures import make_picture
 from skinedge.runtime.prompt import ask
 from skinedge.runtime.session import Float32, ImageEncoding, Prompt, combined_bias
@@ -209,7 +210,4 @@ def _prompt_digest(prompt: Prompt) -> str:
 
 def log_probabilities(logits: Float32) -> Float32:
     """``[vocabulary]`` in nats, computed in 64 bits."""
-    wide = logits.astype(np.float64)
-    top = wide.max()
-    found: Float32 = (wide - top - np.log(np.exp(wide - top).sum())).astype(np.float32)
-    return found
+    return log_softmax(logits).astype(np.float32)

@@ -6,7 +6,6 @@ question, length, versions), and found again by the sha256 of the picture.  Pict
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from skinedge.parity.lines import append_line, read_lines
 from skinedge.parity.reference_inputs import ReferenceInputs
 from skinedge.runtime.image import load_photograph
 from skinedge.runtime.session import Float32, ImageEncoding, Prompt
-from skinedge.weights.checkpoint import digest_of
+from skinedge.weights.checkpoint import digest_of, file_digest
 
 if TYPE_CHECKING:
     from skinedge.artifacts import AdapterCheckpoint
@@ -84,7 +83,7 @@ class ReferenceArm:
             OutputError: the cache cannot be written.
         """
         kept = {str(line["image"]): _told(line) for line in read_lines(self._file)}
-        digests = [sha256_of(p) for p in photographs]
+        digests = [file_digest(p) for p in photographs]
         missing = {sha: path for sha, path in zip(digests, photographs, strict=True) if sha not in kept}
         batches = self._batches(missing, quiet)
         for shas, seen in batches:
@@ -138,11 +137,6 @@ def narrative_identity(reference: str, question: str, most: int) -> str:
     """The digest of everything that the reference's narratives depend on but the pictures."""
     versions = {name: version(name) for name in ("torch", "transformers")}
     return digest_of({"step": "narrate", "parent": reference, "question": question, "most": most, **versions})
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _told(line: dict[str, Any]) -> Told:

@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from skinedge.evaluation.answer import read_answer, same_diagnosis
+from skinedge.evaluation.answer import read_answer, same_answer, same_diagnosis
 from skinedge.evaluation.scorer import Scored
 from skinedge.evaluation.scores import DIMENSIONS, mean_score
 from skinedge.parity import margins
@@ -71,7 +71,7 @@ def answer_endpoints(rows: Sequence[Row], group: str, margin: Margin, reviewed: 
     Where no truth is known the agreement is judged in its place: accuracy cannot differ by more than the answers do.
     """
     said = [(read_answer(r.reference.text), read_answer(r.bundle.text)) for r in rows]
-    agree = sum(same_diagnosis(a, b) or a is b is None for a, b in said)
+    agree = sum(same_answer(a, b) for a, b in said)
     none = sum(a is b is None for a, b in said)
     known = [(r.truth, *pair) for r, pair in zip(rows, said, strict=True) if r.truth is not None]
     notes = [f"in {none} neither names a diagnosis"] if none else []

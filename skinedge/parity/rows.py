@@ -22,15 +22,15 @@ from skinedge.errors import CasesError, UsageError
 from skinedge.evaluation.cases import Case
 from skinedge.manifest import read_manifest
 from skinedge.parity.lines import append_line, read_lines
-from skinedge.parity.metrics import along
-from skinedge.parity.narrating import ReferenceArm, Told, narrative_identity, sha256_of
-from skinedge.parity.record import SKIN_GROUPS, UNKNOWN_SKIN, Forced, Narrative, Row
+from skinedge.parity.metrics import along, first_different
+from skinedge.parity.narrating import ReferenceArm, Told, narrative_identity
+from skinedge.parity.record import Forced, Narrative, Row, skin_group
 from skinedge.runtime.generate import BiasPolicy, GenerateOptions, Transcript, generate
 from skinedge.runtime.pipeline import Pipeline, open_pipeline
 from skinedge.runtime.prompt import ask
 from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, Session, combined_bias
 from skinedge.staging import staged_file
-from skinedge.weights.checkpoint import digest_of
+from skinedge.weights.checkpoint import digest_of, file_digest
 
 ROWS_FILE = "rows.jsonl"
 SETTINGS_FILE = "settings.json"
@@ -71,7 +71,7 @@ def collect(
     """
     manifest = read_manifest(bundle)
     question = manifest.prompt.question
-    images = {case.id: sha256_of(case.image) for case in cases}
+    images = {case.id: file_digest(case.image) for case in cases}
     settings = {
         "bundle": manifest.digest, "side": side or manifest.target, "bias": manifest.decoding.bias,
         "reference": narrative_identity(source.digest, question, limit_tokens),
@@ -104,11 +104,6 @@ def read_rows(folder: Path) -> tuple[Row, ...]:
         CasesError: a line is whole but no row.
     """
     return tuple(_from_json(line, folder) for line in read_lines(folder / ROWS_FILE))
-
-
-def skin_group(fitzpatrick: int | None) -> str:
-    """The group of a Fitzpatrick type, 1 to 6."""
-    return UNKNOWN_SKIN if fitzpatrick is None else SKIN_GROUPS[(fitzpatrick - 1) // 2]
 
 
 def _check(folder: Path, cases: Sequence[Case], settings: Mapping[str, str]) -> None:
@@ -147,7 +142,7 @@ def _row(case: Case, sha: str, told: Told, arm: ReferenceArm, teller: _Teller) -
         skin=skin_group(case.fitzpatrick),
         reference=Narrative(told.text, len(told.token_ids), told.finish),
         bundle=spoken.narrative,
-        first_different=_first_different(chosen, spoken.chosen),
+        first_different=first_different(chosen, spoken.chosen),
         forced=forced,
     )
 
@@ -185,7 +180,7 @@ class _Teller:
 
     def along(self, spoken: _Spoken, tokens: Sequence[int]) -> Float32:
         """``[len(tokens), vocabulary]``: the bundle's logits before each of ``tokens``."""
-        different = _first_different(tokens, spoken.chosen)
+        different = first_different(tokens, spoken.chosen)
         rows = list(spoken.logits[: len(tokens) if different is None else different + 1])
         if len(rows) < len(tokens):
             said = np.array(tokens[: len(rows)], np.int64)
@@ -234,12 +229,6 @@ def _continued(prompt: Prompt, said: np.ndarray[Any, np.dtype[np.int64]]) -> Pro
     return Prompt(
         prompt.text, np.concatenate([prompt.token_ids, said]), positions, prompt.next_position + len(said), prompt.grids
     )
-
-
-def _first_different(a: Sequence[int], b: Sequence[int]) -> int | None:
-    """The number of the first token that is not the same, ``None`` if both are the same to the end."""
-    different = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
-    return next(different, None if len(a) == len(b) else min(len(a), len(b)))
 
 
 def _rounded(values: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ from skinedge.errors import PromptError
 from skinedge.evaluation.answer import read_answer
 from skinedge.parity.bands import Rounding
 from skinedge.parity.bisect import Block, Given, blocks
-from skinedge.parity.metrics import LogitDistance, logit_distance
+from skinedge.parity.metrics import LogitDistance, first_different, logit_distance
 from skinedge.parity.reference_inputs import ReferenceInputs
 from skinedge.parity.tolerances import Limit, limits_for
 from skinedge.runtime.generate import GenerateOptions
@@ -73,10 +73,14 @@ class Stage:
         place = f"  worst: {self.where}" if self.where else ""
         return f"{self.name:9} {self.verdict:8} {figures}{bound}{place}"
 
+    @property
+    def finite(self) -> dict[str, float | None]:
+        """What was measured; a figure that is not finite is ``None``."""
+        return {name: value if math.isfinite(value) else None for name, value in self.measured.items()}
+
     def to_json(self) -> Json:
-        """The stage; a figure that is not finite is null."""
-        measured = {name: value if math.isfinite(value) else None for name, value in self.measured.items()}
-        return {**asdict(self), "measured": measured, "passed": self.passed}
+        """The stage."""
+        return {**asdict(self), "measured": self.finite, "passed": self.passed}
 
 
 class Comparer:
@@ -235,7 +239,8 @@ def _logit_measure(exact: Float32, d: LogitDistance) -> Measured:
 
 def _text_distance(a: Sequence[int], b: Sequence[int]) -> Measured:
     """Tokens after the first one that differs; 0 if the narratives are the same."""
-    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    different = first_different(a, b)
+    same = len(a) if different is None else different
     return {"different": float(max(len(a), len(b)) - same), "same_tokens": float(same)}
 
 

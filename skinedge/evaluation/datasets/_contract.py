@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from skinedge.evaluation.labels import Rule
-from skinedge.parity.record import SKIN_GROUPS, UNKNOWN_SKIN
+from skinedge.parity.record import UNKNOWN_SKIN
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,6 @@ class Layout(Protocol):
             UsageError: a column is missing.
         """
         ...
-
-
-def skin_group(fitzpatrick: int | None) -> str:
-    """The group of a Fitzpatrick type, 1 to 6.
-
-    >>> skin_group(4)
-    'III-IV'
-    """
-    return UNKNOWN_SKIN if fitzpatrick is None else SKIN_GROUPS[(fitzpatrick - 1) // 2]
 
 
 OPEN_QUESTION = (

@@ -6,10 +6,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from skinedge.evaluation.cases import ImageFinder
-from skinedge.evaluation.datasets._contract import Contents, Item, closed_question, skin_group
+from skinedge.evaluation.datasets._contract import Contents, Item, closed_question
 from skinedge.evaluation.datasets._files import table_of
 from skinedge.evaluation.labels import ClosedSet
 from skinedge.evaluation.tables import Row, Table
+from skinedge.parity.record import skin_group
 
 FILE = "fitzpatrick17k.csv"
 TASKS = ("three-partition", "nine-partition", "condition")

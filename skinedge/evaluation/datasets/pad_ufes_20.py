@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from skinedge.evaluation.cases import PAD_DIAGNOSES, read_cases
-from skinedge.evaluation.datasets._contract import Contents, Item, closed_question, skin_group
+from skinedge.evaluation.datasets._contract import Contents, Item, closed_question
 from skinedge.evaluation.datasets._files import with_columns
 from skinedge.evaluation.labels import ClosedSet
+from skinedge.parity.record import skin_group
 
 TITLE = "PAD-UFES-20"
 LICENCE = "CC BY 4.0"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from skinedge.errors import CasesError
 from skinedge.evaluation.cases import ImageFinder
-from skinedge.evaluation.datasets._contract import Contents, Item, skin_group
+from skinedge.evaluation.datasets._contract import Contents, Item
 from skinedge.evaluation.datasets._files import json_lines, text_of, with_keys
 from skinedge.evaluation.labels import ClosedSet
+from skinedge.parity.record import skin_group
 from skinedge.records import IMAGE_PLACE
 from skinedge.synthderm.findings import DIAGNOSES, VOCABULARY
 
