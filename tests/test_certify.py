@@ -28,11 +28,6 @@ TOKENS = 6
 
 
 @pytest.fixture(scope="module")
-def source(tiny_model: Path, tiny_branch: Path) -> AdapterCheckpoint:
-    return AdapterCheckpoint.find(tiny_model, [tiny_branch])
-
-
-@pytest.fixture(scope="module")
 def made(source: AdapterCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(source, "onnx", ExportOptions("f32", workers=1), tmp_path_factory.mktemp("certify") / "bundle").path
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from benchmark_copies import COPIES
 from command_line import ROOT, environment, typed
+from served import Handler, serving
 
 from skinedge.errors import EndpointError, SkinedgeError, UsageError
 from skinedge.evaluation.datasets import Dataset, open_dataset
@@ -302,40 +302,21 @@ def served(reply: Callable[[int, dict[str, Any]], tuple[int, str]]) -> Iterator[
     bodies: list[dict[str, Any]] = []
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Model(Handler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.sent())
             with lock:
                 bodies.append(body)
                 number = len(bodies) - 1
             status, text = reply(number, body)
             value = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]} if status == 200 else {"error": text}
-            self._send(status, value)
+            self.reply(status, json.dumps(value).encode())
 
         def do_GET(self) -> None:
-            self._send(200, {"data": [{"id": "vlm"}]})
+            self.reply(200, json.dumps({"data": [{"id": "vlm"}]}).encode())
 
-        def _send(self, status: int, value: object) -> None:
-            data = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", bodies
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Model) as url:
+        yield url, bodies
 
 
 def test_an_endpoint_is_asked_many_at_once_under_the_official_decoding(pad: Dataset, tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import Result, typed
 from PIL import Image
+from served import Handler, serving
 
 from skinedge.evaluation.judge_file import blinded, read_written, to_repeat
 from skinedge.evaluation.scores import DIMENSIONS
@@ -26,8 +26,8 @@ Answers = Callable[[int, dict[str, Any]], str]
 class Served:
     """A running endpoint: its address, and the bodies of what it was asked."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self) -> None:
+        self.url = ""
         self.asked: list[dict[str, Any]] = []
         self.models: dict[str, Any] = {"data": [{"id": "tiny", "created": 1, "owned_by": "us"}]}
 
@@ -35,42 +35,22 @@ class Served:
 @contextmanager
 def served(answers: Answers, finish: str = "stop") -> Iterator[Served]:
     """An endpoint whose n-th answer is ``answers(n, body)``."""
-    lock = threading.Lock()
+    lock, place = threading.Lock(), Served()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Model(Handler):
         def do_GET(self) -> None:
-            self._send({**place.models, "seconds": len(place.asked)})
+            self.reply(200, json.dumps({**place.models, "seconds": len(place.asked)}).encode())
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.sent())
             with lock:
                 place.asked.append(body)
                 text = answers(len(place.asked) - 1, body)
             choice = {"message": {"content": text}, "finish_reason": finish}
-            self._send({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+            self.reply(200, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}).encode())
 
-        def _send(self, value: object) -> None:
-            data = json.dumps(value).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    place = Served(f"http://127.0.0.1:{server.server_address[1]}/v1")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(Model) as place.url:
         yield place
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture

@@ -27,17 +27,6 @@ from skinedge.weights.checkpoint import open_checkpoint
 
 
 @pytest.fixture(scope="module")
-def source(tiny_model: Path, tiny_branch: Path) -> AdapterCheckpoint:
-    return AdapterCheckpoint.find(tiny_model, [tiny_branch])
-
-
-@pytest.fixture(scope="module")
-def bundles(source: AdapterCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    work = tmp_path_factory.mktemp("bundles")
-    return {s: export(source, "onnx", ExportOptions(s, context=1024), work / s).path for s in ("f32", "int4")}
-
-
-@pytest.fixture(scope="module")
 def reference(source: AdapterCheckpoint) -> Iterator[Reference]:
     reference = Reference.from_checkpoint(source.path, source.adapters, threads=1)
     yield reference

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from skinedge.artifacts import AdapterCheckpoint
-from skinedge.bundle import export
 from skinedge.errors import CasesError, UsageError
 from skinedge.evaluation.cases import Case
+from skinedge.json_lines import append_line, read_lines
 from skinedge.parity import rows as rows_module
 from skinedge.parity.choosing import cases_in, cases_of
-from skinedge.parity.lines import append_line, read_lines
 from skinedge.parity.metrics import along, kl_divergence
 from skinedge.parity.pictures import make_picture
 from skinedge.parity.record import Row
@@ -23,20 +22,8 @@ from skinedge.runtime.pipeline import open_pipeline
 from skinedge.runtime.prompt import ask
 from skinedge.runtime.session import combined_bias
 from skinedge.synthderm.dataset import write_dataset
-from skinedge.targets._contract import ExportOptions
 
 TOKENS = 12
-
-
-@pytest.fixture(scope="module")
-def source(tiny_model: Path, tiny_branch: Path) -> AdapterCheckpoint:
-    return AdapterCheckpoint.find(tiny_model, [tiny_branch])
-
-
-@pytest.fixture(scope="module")
-def bundles(source: AdapterCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    work = tmp_path_factory.mktemp("bundles")
-    return {s: export(source, "onnx", ExportOptions(s, context=1024), work / s).path for s in ("f32", "int4")}
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,7 @@ from skinedge.targets._contract import ExportOptions
 
 
 @pytest.fixture(scope="module")
-def made(tiny_model: Path, tiny_branch: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source = AdapterCheckpoint.find(tiny_model, [tiny_branch])
+def made(source: AdapterCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = export(source, "onnx", ExportOptions("f32", workers=1), tmp_path_factory.mktemp("recheck") / "bundle").path
     with open_pipeline(folder, threads=1) as pipeline:
         keep_golden(folder, pipeline)

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skinedge.cli.options import Adapters, AsJson, Context, Side, Threads, among, existing, source_of
+from skinedge.cli.options import (
+    Adapters,
+    AllowRemote,
+    AsJson,
+    Concurrency,
+    Context,
+    KeyVariable,
+    PerMinute,
+    Side,
+    Threads,
+    among,
+    existing,
+    source_of,
+)
 from skinedge.console import emit, note
 from skinedge.errors import UsageError
 
@@ -55,15 +68,13 @@ def evaluate(
     threads: Threads = None,
     context: Context = None,
     endpoint_model: Annotated[str | None, typer.Option(metavar="<name>", help="The model's name at its endpoint.")] = None,
-    allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Photographs and narratives may leave this machine.")
-    ] = False,
+    allow_remote: AllowRemote = False,
     standard_fields: Annotated[
         bool, typer.Option("--standard-fields", help="Send an endpoint OpenAI's own fields only, no repetition penalty.")
     ] = False,
-    key_variable: Annotated[str, typer.Option(metavar="<name>", help="Environment variable that holds the key.")] = "",
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions to an endpoint at once.")] = 4,
-    per_minute: Annotated[float, typer.Option(min=0, help="Questions a minute at most; 0 is no limit.")] = 0,
+    key_variable: KeyVariable = "",
+    concurrency: Concurrency = 4,
+    per_minute: PerMinute = 0,
     judge: Annotated[
         str | None, typer.Option(metavar="<name or url>", help="Six dimensions by: rubric, dermeval, or a judge at http://…/v1")
     ] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skinedge.cli.options import AsJson, existing
+from skinedge.cli.options import AllowRemote, AsJson, Concurrency, KeyVariable, PerMinute, existing
 from skinedge.console import emit, live, note, say, table
 
 if TYPE_CHECKING:
@@ -32,13 +32,11 @@ def judge(
     ] = False,
     repeat_share: Annotated[float, typer.Option(min=0, max=1, help="Share judged twice, to see the judge's own noise.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the judge, of the order of the arms and of what is repeated.")] = 0,
-    allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Photographs and narratives may leave this machine.")
-    ] = False,
-    key_variable: Annotated[str, typer.Option(metavar="<name>", help="Environment variable that holds the key.")] = "",
+    allow_remote: AllowRemote = False,
+    key_variable: KeyVariable = "",
     journal: Annotated[Path | None, typer.Option(help="Where answers are kept; by default OUT.journal.jsonl.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once.")] = 4,
-    per_minute: Annotated[float, typer.Option(min=0, help="Requests a minute at most; 0 is no limit.")] = 0,
+    concurrency: Concurrency = 4,
+    per_minute: PerMinute = 0,
     retries: Annotated[int, typer.Option(min=0, max=20, help="How often to ask again when the server is busy or away.")] = 6,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer.")] = 300,
     max_tokens: Annotated[int, typer.Option(min=16, help="Length of an answer at most.")] = 1024,
@@ -144,9 +142,8 @@ def _say(out: Path, summary: Mapping[str, Json], found: Findings, read: WrittenF
     table(headers, rows)
     say(f"{len(found.judged)} narratives of {read.name}; {found.invalid} judgements are invalid and in no mean.")
     if noise:
-        say(
-            f"Noise: by how much a mean difference may stray through the judge alone (95 %); the margin is ±{WIDTH_OF_SCORES:.2f}."
-        )
+        margin = f"the margin is ±{WIDTH_OF_SCORES:.2f}"
+        say(f"Noise: by how much a mean difference may stray through the judge alone (95 %); {margin}.")
     say(f"{out} has every judgement with its raw answer.")
 
 

@@ -7,13 +7,13 @@ other file has the columns ``image`` and ``label`` and those of ``FIELDS`` that 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from skinedge.errors import CasesError, UsageError
 from skinedge.evaluation.tables import Row, Table, read_table
+from skinedge.json_lines import read_values
 from skinedge.weights.checkpoint import file_digest
 
 # Each field with the names its column may have.  ``description``: what is seen, where somebody wrote it down already.
@@ -194,13 +194,7 @@ class ImageFinder:
 
 def _read_jsonl(path: Path) -> Table:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as e:
-            raise CasesError(f"{path}, line {number}: it is not JSON.") from e
+    for number, value in read_values(path):
         if not isinstance(value, dict) or any(isinstance(v, dict | list) for v in value.values()):
             raise CasesError(f"{path}, line {number}: it is not an object of plain values.")
         rows.append(Row(number, {_sound(k).casefold(): "" if v is None else _sound(v) for k, v in value.items()}))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from skinedge.errors import CasesError, UsageError
 from skinedge.evaluation.cases import Case, read_cases
+from skinedge.json_lines import read_values
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -73,13 +73,7 @@ def _records(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The lines of a file of training records; nothing if it is another kind of file."""
     if file.suffix.casefold() not in (".jsonl", ".ndjson"):
         return
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as e:
-            raise CasesError(f"{file}, line {number}: it is not JSON.") from e
+    for number, record in read_values(file):
         if not isinstance(record, dict) or "messages" not in record:
             return
         yield number, record

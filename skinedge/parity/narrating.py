@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinedge.console import counted
-from skinedge.parity.lines import append_line, read_lines
+from skinedge.json_lines import append_line, read_lines
 from skinedge.parity.reference_inputs import ReferenceInputs
 from skinedge.runtime.image import load_photograph
 from skinedge.runtime.session import Float32, ImageEncoding, Prompt

@@ -20,8 +20,8 @@ from skinedge.artifacts import AdapterCheckpoint
 from skinedge.console import counted
 from skinedge.errors import CasesError, UsageError
 from skinedge.evaluation.cases import Case
+from skinedge.json_lines import append_line, read_lines
 from skinedge.manifest import read_manifest
-from skinedge.parity.lines import append_line, read_lines
 from skinedge.parity.metrics import along, first_different
 from skinedge.parity.narrating import ReferenceArm, Told, narrative_identity
 from skinedge.parity.record import Forced, Narrative, Row, skin_group

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from skinedge.errors import CasesError, UsageError
 from skinedge.evaluation.tables import Row, Table, read_table
+from skinedge.json_lines import read_values
 
 
 def named(place: Path, *names: str) -> Path | None:
@@ -67,13 +68,7 @@ def json_lines(file: Path) -> Sequence[tuple[int, dict[str, object]]]:
         CasesError: a line is no JSON object, or there is none.
     """
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as e:
-            raise CasesError(f"{file}, line {number}: it is not JSON.") from e
+    for number, value in read_values(file):
         if not isinstance(value, dict):
             raise CasesError(f"{file}, line {number}: it is not a JSON object.")
         rows.append((number, value))

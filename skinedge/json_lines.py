@@ -1,4 +1,7 @@
-"""JSON Lines that survive a stop: each line is on the disk when its call returns, and a torn last line is not read."""
+"""JSON Lines: files that people write, every line of which must be right, and files of ours that survive a stop.
+
+What we append is on the disk when the call returns; a line that a stop tore is passed over when it is read again.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from skinedge.errors import CasesError, OutputError
+
+
+def read_values(path: Path) -> Iterator[tuple[int, Any]]:
+    """The values of a file that somebody wrote, with their line numbers; empty lines do not count.
+
+    Raises:
+        CasesError: a line is not JSON.
+    """
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as e:
+                raise CasesError(f"{path}, line {number}: it is not JSON.") from e
 
 
 def append_line(path: Path, value: Mapping[str, object]) -> None:
