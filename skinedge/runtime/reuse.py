@@ -22,10 +22,13 @@ class ReusingSession:
     Args:
         session: does the work; nobody else may use it meanwhile.
         image_token: id of the token that stands for a patch of an image.
+
+    ``reuse`` may be switched off for a prompt whose answer must be, to the last bit, what a fresh session gives.
     """
 
     def __init__(self, session: Session, image_token: int) -> None:
         self._session, self._image_token = session, image_token
+        self.reuse = True
         self.vocab_size, self.context_length = session.vocab_size, session.context_length
         self.kept = 0  # positions that the last prefill did not read again
         self._read = _Read.nothing()
@@ -46,7 +49,7 @@ class ReusingSession:
         """See ``Session.prefill``; ``keep`` is found here."""
         del keep
         then, self._read = self._read, _Read.nothing()  # what an error leaves behind is not trusted
-        self.kept = 0 if all_positions else self._shared(then, prompt, images)
+        self.kept = 0 if all_positions or not self.reuse else self._shared(then, prompt, images)
         logits = self._session.prefill(prompt, images, bias=bias, all_positions=all_positions, keep=self.kept)
         self._read = _Read(prompt.token_ids, prompt.positions, tuple(images), prompt.next_position)
         return logits

@@ -1,0 +1,108 @@
+"""Who may do what: the page's visitors by cookie and token, other programs by key.
+
+Without people and without a key everybody on this machine may ask: it is then one person's workstation.  With people, the
+page asks for a passphrase; with people or a key, programs need the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+
+from skinedge.clinic.desk import Asker
+from skinedge.clinic.http import ApiError, client_of
+from skinedge.clinic.sessions import Session, Sessions, Throttle, csrf_matches
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from skinedge.clinic.people import People
+
+COOKIE = "skinedge_session"
+TOKEN = "X-Skinedge-CSRF"
+
+
+@dataclass(frozen=True)
+class Visitors:
+    """The rules of one server.
+
+    Args:
+        sessions: of browsers.
+        people: who may log in; ``None`` where nobody has to.
+        key: what programs must send as ``Authorization: Bearer KEY``; ``None`` where they need none.
+    """
+
+    sessions: Sessions
+    throttle: Throttle
+    people: People | None = None
+    key: str | None = None
+
+    def session(self, request: Request) -> Session | None:
+        """The session of a page, if it has one."""
+        return self.sessions.find(request.cookies.get(COOKIE))
+
+    def page(self, request: Request, what: str = "ask") -> Asker:
+        """A request of our own page.
+
+        Raises:
+            ApiError: without a session or its token, or by somebody who may not.
+        """
+        session = self.session(request)
+        if session is None:
+            raise ApiError(401, "session_needed", "the visit has ended: it was idle for too long.", "Load the page again.")
+        if request.method not in ("GET", "HEAD") and not csrf_matches(session, request.headers.get(TOKEN)):
+            raise ApiError(403, "csrf", "the request was not made by this visit's page.", "Load the page again.")
+        if self.people is not None:
+            self._check_person(session, what)
+        return Asker(session.id, session.id, session.operator)
+
+    def program(self, request: Request, name: str | None = None) -> Asker:
+        """A request of a program.
+
+        Raises:
+            ApiError: its key is missing or wrong.
+        """
+        if self.key is not None or self.people is not None:
+            kind, _, given = request.headers.get("authorization", "").partition(" ")
+            if self.key is None or kind.casefold() != "bearer" or not _same(given.strip(), self.key):
+                hint = "Send it as Authorization: Bearer KEY; skinedge serve --api-key-file names it."
+                raise ApiError(401, "invalid_api_key", "the key is missing or wrong.", hint)
+        return Asker("", client_of(request, name))
+
+    async def log_in(self, request: Request, name: str, passphrase: str) -> Session:
+        """A session of somebody.
+
+        Raises:
+            ApiError: the passphrase is wrong, or was too often.
+        """
+        session = self.session(request)
+        if session is None or not csrf_matches(session, request.headers.get(TOKEN)):
+            raise ApiError(403, "csrf", "the request was not made by this visit's page.", "Load the page again.")
+        if self.people is None:
+            raise ApiError(400, "bad_request", "nobody has to log in here.")
+        address = request.client.host if request.client else ""
+        wait = self.throttle.attempt(name, address)
+        if wait > 0:
+            raise ApiError(429, "too_many_attempts", "too many wrong passphrases.", "Wait a little.", retry_after=int(wait) + 1)
+        person = await to_thread.run_sync(self.people.check, name, passphrase)
+        if person is None:
+            raise ApiError(401, "wrong_passphrase", "the name or the passphrase is wrong.", "Try again.")
+        self.throttle.succeeded(name, address)
+        return self.sessions.log_in(session, person.name, person.role)
+
+    def _check_person(self, session: Session, what: str) -> None:
+        person = self.people.find(session.operator) if self.people and session.operator else None
+        if person is None:
+            raise ApiError(401, "login_needed", "somebody has to log in first.", "Log in.")
+        if not person.may(what):
+            raise ApiError(403, "not_allowed", f"the role '{person.role}' does not allow this.", "Log in as somebody else.")
+
+
+def _same(given: str, key: str) -> bool:
+    """In a time that tells nothing of the key."""
+    a, b = (hashlib.sha256(k.encode("utf-8", "surrogatepass")).digest() for k in (given, key))
+    return secrets.compare_digest(a, b)
