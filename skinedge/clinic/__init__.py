@@ -1,0 +1,1 @@
+"""The offline workstation: photograph in, reasoning out, nothing leaves the room."""
