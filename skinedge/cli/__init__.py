@@ -13,6 +13,7 @@ from skinedge import __version__
 from skinedge.cli import (
     calibrating,
     carrying,
+    clinic_admin,
     comparing,
     evaluating,
     exporting,
@@ -46,6 +47,8 @@ for command in (
     looking.show, looking.targets, looking.devices, looking.doctor, looking.demo,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(clinic_admin.audit, name="audit")
+app.add_typer(clinic_admin.people, name="people")
 
 
 def _version(value: bool) -> None:
