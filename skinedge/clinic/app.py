@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from skinedge import __version__
 from skinedge.clinic import openai_api, page_api, skingpt_api
 from skinedge.clinic.desk import Desk
 from skinedge.clinic.guard import LOOPBACK, Guard
 from skinedge.clinic.http import ApiError
-from skinedge.clinic.metrics import CONTENT_TYPE_LATEST
+from skinedge.clinic.metrics import CONTENT_TYPE_LATEST, Metrics
 from skinedge.clinic.visitors import Visitors
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 400: "bad_request", 413: "too_large"}
@@ -57,12 +56,23 @@ def make_app(desk: Desk, visitors: Visitors, hosts: Collection[str] = LOOPBACK) 
         return Response(desk.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     _add_errors(app)
-    app.middleware("http")(_counted(desk))
-    return Guard(app, hosts)
+    return Guard(_Counted(app, desk.metrics), hosts)
 
 
-def _counted(desk: Desk) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    raise NotImplementedError
+class _Counted:
+    """ASGI middleware: requests by route and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "none")  # its pattern: what a visitor typed stays out
+                self._metrics.requests.labels(route, message["status"]).inc()
+            await send(message)
+
+        await self._app(scope, receive, counted if scope["type"] == "http" else send)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -86,5 +96,3 @@ def _add_errors(app: FastAPI) -> None:
     async def unexpected(_: Request, error: Exception) -> Response:  # noqa: ARG001  (it is raised again for the log)
         return ApiError(500, "internal", "the workstation made a mistake; its log says more.", "Ask again.").response()
 
-
-_ = time

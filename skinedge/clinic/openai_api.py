@@ -19,9 +19,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from skinedge.clinic.desk import Answer, Asked, Asker, Desk, failure
+from skinedge.clinic.desk import Answer, Asked, Desk, failure
 from skinedge.clinic.events import Failed, Question, Said, Started, Waiting
-from skinedge.clinic.http import ApiError, ErrorReply, EventStream, client_of, event, while_connected
+from skinedge.clinic.http import ApiError, ErrorReply, EventStream, event, while_connected
+from skinedge.clinic.visitors import Visitors
 from skinedge.runtime.prompt import ImagePart, Message, Role, TextPart
 
 if TYPE_CHECKING:
@@ -92,20 +93,21 @@ class ChatRequest(BaseModel):
     return_token_ids: bool = False
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(desk: Desk, visitors: Visitors) -> APIRouter:
     """The two endpoints."""
-    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses={code: {"model": ErrorReply} for code in (400, 404, 413, 429, 503)})
+    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 404, 413, 415, 422, 429, 503)})
     created = int(time.time())
 
     @router.get("/models", summary="The model that is served")
-    async def models() -> dict[str, object]:
+    async def models(request: Request) -> dict[str, object]:
+        visitors.program(request)
         model = {"id": desk.bundle.name, "object": "model", "created": created, "owned_by": "skinedge"}
         return {"object": "list", "data": [model]}
 
     @router.post("/chat/completions", summary="Go on with a conversation", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         _refuse_what_is_not_here(body, desk.bundle.name)
-        asker = Asker("", client_of(request, body.user))
+        asker = visitors.program(request, body.user)
         asked = desk.ask(asker, await _question(desk, body))
         chat_id = f"chatcmpl-{secrets.token_hex(12)}"
         if body.stream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -144,8 +144,7 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
         return FileResponse(assets[name])
 
     def visit(session: Session) -> Response:
-        login: Literal["off", "needed", "done"] = "off" if visitors.people is None else "done" if session.operator else "needed"
-        body = Visit(csrf=session.csrf, login=login, operator=session.operator, role=session.role)
+        body = Visit(csrf=session.csrf, login=visitors.login(session), operator=session.operator, role=session.role)
         response = JSONResponse(body.model_dump())
         response.set_cookie(COOKIE, session.id, httponly=True, samesite="strict", path="/")
         return response
@@ -167,10 +166,10 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
 
     @router.post("/api/logout", response_model=Visit, summary="Log out; the visit's photographs are forgotten")
     async def logout(request: Request) -> Response:
-        asker = visitors.page(request, "nothing") if visitors.people is None else _ending(visitors, request)
-        visitors.sessions.end(asker.owner)
-        if asker.operator:
-            await desk.record("logout", operator=asker.operator)
+        own = visitors.own(request)
+        visitors.sessions.end(own.id)
+        if own.operator:
+            await desk.record("logout", operator=own.operator)
         return visit(visitors.sessions.begin())
 
     @router.get("/api/model", summary="What is served: its lineage and its certificate")
@@ -230,11 +229,6 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
 
 def _nothing() -> None:
     return None
-
-
-def _ending(visitors: Visitors, request: Request) -> Asker:
-    """Whoever logs out needs no role."""
-    raise NotImplementedError
 
 
 def _model(desk: Desk) -> dict[str, object]:
@@ -331,5 +325,3 @@ async def _checked(desk: Desk, asker: Asker) -> AsyncIterator[str]:
     await desk.record("self-test", operator=asker.operator, passed=passed)
     yield event("done", {"passed": passed})
 
-
-_ = Callable

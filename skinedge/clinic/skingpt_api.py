@@ -20,6 +20,7 @@ from starlette.responses import Response
 from skinedge.clinic.desk import Asked, Asker, Desk, failure
 from skinedge.clinic.events import Failed, Photo, Question, Said
 from skinedge.clinic.http import ApiError, ErrorReply, EventStream, event, while_connected
+from skinedge.clinic.visitors import Visitors
 from skinedge.runtime.prompt import ImagePart, Message, TextPart
 
 STATES = 256  # conversations; the one that was used least recently is forgotten for a new one
@@ -87,26 +88,28 @@ class Health(BaseModel):
     waiting: int
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(desk: Desk, visitors: Visitors) -> APIRouter:
     """All of them."""
-    router = APIRouter(tags=["SkinGPT-R1"], responses={code: {"model": ErrorReply} for code in (400, 413, 415, 422, 429, 503)})
+    router = APIRouter(tags=["SkinGPT-R1"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 409, 413, 415, 422, 429, 503)})
     states = States()
 
-    def asker(name: str) -> Asker:
-        return Asker(f"state {name}", f"state {name}")
+    def asker(request: Request, name: str) -> Asker:
+        visitors.program(request)
+        return Asker("", f"state {name}")
 
     @router.post("/v1/upload/{state_id}", summary="A photograph for the next message")
     async def upload(
-        state_id: StateId, file: Annotated[UploadFile, File()], survey: Annotated[str | None, Form()] = None
+        state_id: StateId, request: Request, file: Annotated[UploadFile, File()], survey: Annotated[str | None, Form()] = None
     ) -> Uploaded:
         del survey
+        visitors.program(request)
         picture = await desk.read(await file.read())
         states.of(state_id).pending = picture.photo
         return Uploaded(message="Image uploaded successfully", path=picture.id)
 
     @router.post("/v1/predict/{state_id}", summary="A message; the answer")
     async def predict(state_id: StateId, said: Spoken, request: Request) -> Reply:
-        state = states.of(state_id)
+        who, state = asker(request, state_id), states.of(state_id)
         if state.busy:
             raise ApiError(409, "conflict", "this conversation is being answered already.", "Wait for the answer.")
         if len(state.messages) >= TURNS:
@@ -116,7 +119,7 @@ def routes(desk: Desk) -> APIRouter:
         question = Question((*state.messages, turn), tuple(photos))
         state.busy = True
         try:
-            asked = desk.ask(asker(state_id), question)
+            asked = desk.ask(who, question)
             answer = await while_connected(request.receive, asked.whole)
         finally:
             state.busy = False
@@ -129,7 +132,8 @@ def routes(desk: Desk) -> APIRouter:
         return Reply(message=answer.text)
 
     @router.post("/v1/reset/{state_id}", summary="Forget a conversation")
-    async def reset(state_id: StateId) -> Reply:
+    async def reset(state_id: StateId, request: Request) -> Reply:
+        visitors.program(request)
         states.forget(state_id)
         return Reply(message="Chat history reset")
 
@@ -140,12 +144,12 @@ def routes(desk: Desk) -> APIRouter:
         image: Annotated[UploadFile | None, File()] = None,
         language: Annotated[str, Form()] = "zh",
     ) -> Response:
-        tongue = language if language in PERSONA else "zh"
+        port = request.client.port if request.client else 0
+        who, tongue = asker(request, f"stream {port}"), language if language in PERSONA else "zh"
         photo = (await desk.read(await image.read())).photo if image else None
         words = TextPart(f"{PERSONA[tongue]}\n\n{text}")
         message = Message("user", (ImagePart(), words) if photo else (words,))
-        port = request.client.port if request.client else 0
-        asked = desk.ask(asker(f"stream {port}"), Question((message,), (photo,) if photo else ()))
+        asked = desk.ask(who, Question((message,), (photo,) if photo else ()))
         return EventStream(_events(asked, tongue), asked.leave)
 
     @router.get("/health", summary="Whether questions are taken")

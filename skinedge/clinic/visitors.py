@@ -8,22 +8,45 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from anyio import to_thread
 
 from skinedge.clinic.desk import Asker
 from skinedge.clinic.http import ApiError, client_of
+from skinedge.clinic.people import People
 from skinedge.clinic.sessions import Session, Sessions, Throttle, csrf_matches
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from skinedge.clinic.people import People
-
 COOKIE = "skinedge_session"
 TOKEN = "X-Skinedge-CSRF"
+
+
+class PeopleList:
+    """The list of operators as it is now: who is taken off it is out at once."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._read: tuple[int, int] | None = None
+        self._people = People()
+
+    def now(self) -> People:
+        """Read again if the file has changed.
+
+        Raises:
+            PeopleError: it is damaged.
+        """
+        if self._path is None:
+            return self._people
+        stat = self._path.stat() if self._path.exists() else None
+        read = (stat.st_mtime_ns, stat.st_size) if stat else (0, 0)
+        if read != self._read:
+            self._people, self._read = People.load(self._path), read
+        return self._people
 
 
 @dataclass(frozen=True)
@@ -32,32 +55,50 @@ class Visitors:
 
     Args:
         sessions: of browsers.
-        people: who may log in; ``None`` where nobody has to.
+        throttle: of logins.
+        people: who may log in.
         key: what programs must send as ``Authorization: Bearer KEY``; ``None`` where they need none.
     """
 
     sessions: Sessions
-    throttle: Throttle
-    people: People | None = None
+    throttle: Throttle = field(default_factory=Throttle)
+    people: PeopleList = field(default_factory=lambda: PeopleList(None))
     key: str | None = None
+
+    def login(self, session: Session) -> Literal["off", "needed", "done"]:
+        """Whether somebody has to log in."""
+        return "off" if not self.people.now().needed else "done" if session.operator else "needed"
 
     def session(self, request: Request) -> Session | None:
         """The session of a page, if it has one."""
         return self.sessions.find(request.cookies.get(COOKIE))
 
-    def page(self, request: Request, what: str = "ask") -> Asker:
-        """A request of our own page.
+    def own(self, request: Request) -> Session:
+        """The session of a request that our own page made.
 
         Raises:
-            ApiError: without a session or its token, or by somebody who may not.
+            ApiError: it has none, or not its token.
         """
         session = self.session(request)
         if session is None:
             raise ApiError(401, "session_needed", "the visit has ended: it was idle for too long.", "Load the page again.")
         if request.method not in ("GET", "HEAD") and not csrf_matches(session, request.headers.get(TOKEN)):
             raise ApiError(403, "csrf", "the request was not made by this visit's page.", "Load the page again.")
-        if self.people is not None:
-            self._check_person(session, what)
+        return session
+
+    def page(self, request: Request, what: str = "ask") -> Asker:
+        """Who asks through our page.
+
+        Raises:
+            ApiError: without a session or its token, or by somebody who may not.
+        """
+        session, people = self.own(request), self.people.now()
+        if people.needed:
+            person = people.find(session.operator) if session.operator else None
+            if person is None:
+                raise ApiError(401, "login_needed", "somebody has to log in first.", "Log in.")
+            if not person.may(what):
+                raise ApiError(403, "not_allowed", f"the role '{person.role}' does not allow this.", "Log in as somebody else.")
         return Asker(session.id, session.id, session.operator)
 
     def program(self, request: Request, name: str | None = None) -> Asker:
@@ -66,7 +107,7 @@ class Visitors:
         Raises:
             ApiError: its key is missing or wrong.
         """
-        if self.key is not None or self.people is not None:
+        if self.key is not None or self.people.now().needed:
             kind, _, given = request.headers.get("authorization", "").partition(" ")
             if self.key is None or kind.casefold() != "bearer" or not _same(given.strip(), self.key):
                 hint = "Send it as Authorization: Bearer KEY; skinedge serve --api-key-file names it."
@@ -79,27 +120,18 @@ class Visitors:
         Raises:
             ApiError: the passphrase is wrong, or was too often.
         """
-        session = self.session(request)
-        if session is None or not csrf_matches(session, request.headers.get(TOKEN)):
-            raise ApiError(403, "csrf", "the request was not made by this visit's page.", "Load the page again.")
-        if self.people is None:
+        session, people = self.own(request), self.people.now()
+        if not people.needed:
             raise ApiError(400, "bad_request", "nobody has to log in here.")
         address = request.client.host if request.client else ""
         wait = self.throttle.attempt(name, address)
         if wait > 0:
             raise ApiError(429, "too_many_attempts", "too many wrong passphrases.", "Wait a little.", retry_after=int(wait) + 1)
-        person = await to_thread.run_sync(self.people.check, name, passphrase)
+        person = await to_thread.run_sync(people.check, name, passphrase)
         if person is None:
             raise ApiError(401, "wrong_passphrase", "the name or the passphrase is wrong.", "Try again.")
         self.throttle.succeeded(name, address)
         return self.sessions.log_in(session, person.name, person.role)
-
-    def _check_person(self, session: Session, what: str) -> None:
-        person = self.people.find(session.operator) if self.people and session.operator else None
-        if person is None:
-            raise ApiError(401, "login_needed", "somebody has to log in first.", "Log in.")
-        if not person.may(what):
-            raise ApiError(403, "not_allowed", f"the role '{person.role}' does not allow this.", "Log in as somebody else.")
 
 
 def _same(given: str, key: str) -> bool:
