@@ -314,7 +314,19 @@ def _done(desk: Desk, answer: Answer, ended: Ended) -> Json:
 
 
 def _report(desk: Desk, asker: Asker, body: ReportBody) -> Report:
-    raise NotImplementedError
+    """What goes on the page; each picture is taken once, as the preview that was made at the door."""
+    manifest, certificate = desk.bundle.manifest, desk.bundle.certificate
+    exchanges = [
+        Exchange(e.question, [_picture(desk, asker, name).preview for name in e.pictures], e.raw, e.time, e.seconds)
+        for e in body.exchanges
+    ]
+    return Report(
+        body.language, body.reference, exchanges,
+        desk.bundle.name, manifest.target, manifest.scheme.asked, manifest.digest,
+        certificate.reliability if certificate else None, datetime.now(UTC), asker.operator,
+        synthetic=certificate is not None and certificate.data.synthetic,
+        failed=certificate is not None and certificate.verdict == "fail",
+    )  # fmt: skip
 
 
 async def _checked(desk: Desk, asker: Asker) -> AsyncIterator[str]:

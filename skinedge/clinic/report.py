@@ -57,6 +57,7 @@ class Report:
         time: when the report was made.
         operator: who made it, where one logs in.
         synthetic: whether the certificate was made on drawn pictures.
+        failed: whether its verdict is that the bundle differs too much from the original.
     """
 
     language: Language
@@ -70,6 +71,7 @@ class Report:
     time: datetime
     operator: str | None = None
     synthetic: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True)

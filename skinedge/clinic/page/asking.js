@@ -74,14 +74,15 @@ export class Asking {
 
   /** @param {Response} response */
   async #read(response) {
+    let whole = false;
     for await (const { name, data } of events(response)) {
       if (name === "queued") this.#state(data.position ? "ask.queued" : "ask.next", { n: data.position });
       else if (name === "started") this.#state("ask.reading");
       else if (name === "text") this.#text(data);
       else if (name === "error") throw fromBody(data);
-      else if (name === "done") return this.#done(data);
+      else if (name === "done") (whole = true), this.#done(data);
     }
-    throw new ApiError("offline"); // it ended without an end
+    if (!whole) throw new ApiError("offline"); // it ended without an end
   }
 
   /**
