@@ -23,7 +23,7 @@ function facts(m) {
     ["about.licence", m.licence],
     ["about.program", `skinedge ${m.skinedge}`],
   ]);
-  return [el("p", { t: "notice.long" }), el("dl", { class: "list" }, ...rows.flatMap(([key, value]) => [el("dt", { t: key }), el("dd", {}, value)]))];
+  return [el("p", { t: "notice" }), el("dl", { class: "list" }, ...rows.flatMap(([key, value]) => [el("dt", { t: key }), el("dd", {}, value)]))];
 }
 
 /**

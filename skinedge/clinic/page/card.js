@@ -31,7 +31,7 @@ export class Card {
     });
     this.dated = el("div", { class: "date", hidden: true }, el("label", { for: id, t: "photo.date" }), this.date);
     this.seen = el("div", { class: "seen" });
-    const tools = el("div", { class: "actions", role: "group" }, ...this.edits, button("remove", "photo.remove", actions.remove));
+    const tools = el("div", { class: "actions", role: "group" }, ...this.edits, button("remove", "photo.remove", actions.remove, { class: "quiet remove" }));
     say(tools, "photo.tools", {}, "aria-label");
     this.node = el("li", { class: "photo" }, this.title, this.view, tools, this.dated, this.seen);
   }
@@ -43,6 +43,7 @@ export class Card {
     if (place) say(this.title, `photo.${place}`);
     this.#picture();
     for (const edit of this.edits) edit.disabled = photo.busy;
+    this.node.classList.toggle("warned", !!photo.error || !!photo.shot?.findings.length);
     this.seen.setAttribute("aria-busy", String(photo.busy));
     this.seen.replaceChildren(...this.#seen());
   }
@@ -71,9 +72,7 @@ export class Card {
     const { width, height, findings } = /** @type {import("./picture.js").Shot} */ (photo.shot);
     const size = el("p", { class: "soft size", t: "photo.size", values: { width, height } });
     if (!findings.length) return [el("p", { class: "fine" }, icon("check"), el("span", { t: "photo.fine" })), size];
-    return [
-      ...findings.map((f) => alertBox("", el("strong", { t: `finding.${f.code}` }), el("span", { t: `finding.${f.code}.advice` }))),
-      size,
-    ];
+    const advice = findings.map((f) => el("p", {}, el("strong", { t: `finding.${f.code}` }), el("span", { t: `finding.${f.code}.advice` })));
+    return [alertBox("", ...advice), size];
   }
 }

@@ -38,7 +38,9 @@ export async function editPhoto(file, before) {
 }
 
 function paint() {
-  if (bitmap) draw($("edit-canvas"), bitmap, { turns: edit.turns, box: WHOLE }, PREVIEW);
+  const canvas = $("edit-canvas");
+  if (bitmap) draw(canvas, bitmap, { turns: edit.turns, box: WHOLE }, PREVIEW);
+  $("edit-frame").style.width = `min(100%, ${(48 * canvas.width) / canvas.height}vh)`; // as high as half the window
   place();
 }
 

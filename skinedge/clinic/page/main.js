@@ -28,10 +28,13 @@ settings.start();
 for (const part of [dialogs, camera, edit, login, selftest]) part.start();
 keys.start(visit, report.start(visit));
 
-const about_ = () => about(visit.model, english);
-for (const id of ["open-about", "state"]) $(id).addEventListener("click", about_);
+const tell = () => about(visit.model, english);
+for (const id of ["open-about", "state"]) $(id).addEventListener("click", tell);
 $("open-display").addEventListener("click", () => dialogs.open("d-display"));
-$("open-selftest").addEventListener("click", () => dialogs.open("d-selftest"));
+$("open-selftest").addEventListener("click", () => {
+  $("d-about").close();
+  dialogs.open("d-selftest");
+});
 $("open-help").addEventListener("click", () => dialogs.open("d-help"));
 $("open-login").addEventListener("click", () => void login.logIn().then((done) => done && connect()));
 $("language").addEventListener("click", () => void settings.choose("language", settings.setting("language") === "en" ? "zh" : "en"));

@@ -22,7 +22,7 @@ export class Reply {
     this.words = el("span");
     this.time = el("span", { class: "time", "aria-hidden": "true" });
     this.progress = el("p", { class: "progress" }, el("span", { class: "spin", "aria-hidden": "true" }), this.words, this.time);
-    this.end = el("div");
+    this.end = el("div", { class: "end" });
     this.node = el(
       "article",
       { class: "exchange", "aria-labelledby": id },
@@ -53,7 +53,9 @@ export class Reply {
       "div",
       { class: "asked" },
       thumbs.length ? el("div", { class: `thumbs${thumbs.length > 1 ? " two" : ""}` }, ...thumbs) : null,
-      el("p", { class: "text", lang: languageOf(shown) }, shown),
+      this.exchange.question
+        ? el("p", { class: "text", lang: languageOf(shown) }, shown)
+        : el("details", { class: "text" }, el("summary", { t: "turn.usual" }), el("p", { lang: languageOf(shown) }, shown)),
     );
   }
 
@@ -64,6 +66,7 @@ export class Reply {
    */
   wait(key, values) {
     this.progress.hidden = false;
+    this.time.hidden = key === "ask.busy"; // one number at a time
     say(this.words, key, values);
   }
 
@@ -143,7 +146,8 @@ export class Reply {
     if (finish === "length" || finish === "context") notes.push(alertBox("", el("strong", { t: "answer.cut" }), el("span", { t: "answer.cut.advice" })));
     if (finish === "cancelled") notes.push(alertBox("", el("strong", { t: "answer.stopped" }), el("span", { t: "answer.stopped.advice" })));
     else if (!answer && finish === "stop") notes.push(alertBox("", el("strong", { t: "answer.none" })));
-    if (faults.length) notes.push(alertBox("", el("strong", { t: "answer.faults" }), el("ul", {}, ...faults.map(fault))));
+    const others = faults.filter((f) => !f.startsWith("cut short")); // that has just been said
+    if (others.length) notes.push(alertBox("", el("strong", { t: "answer.faults" }), el("ul", {}, ...others.map(fault))));
     this.end.replaceChildren(...notes, el("p", { class: "facts" }, ...facts));
   }
 

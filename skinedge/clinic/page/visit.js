@@ -164,8 +164,9 @@ export class Visit {
     const { fresh } = this;
     const compared = desk.comparing && desk.cards.length === 2;
     const going = this.exchanges.length > 0;
+    const answered = this.exchanges.some((e) => e.answered);
     $("welcome").hidden = going;
-    $("line").hidden = !(going && desk.ready && fresh) || asking !== null;
+    $("line").hidden = !(answered && desk.ready && fresh) || asking !== null;
     $("ask").hidden = asking !== null;
     $("stop").hidden = asking === null;
     say($("ask-words"), desk.warned && fresh ? "ask.anyway" : "ask.button");
@@ -174,7 +175,7 @@ export class Visit {
     $("question").placeholder = going && !fresh ? t("ask.follow.hint") : own;
     $("question").lang = going && !fresh ? "" : languageOf(own);
     say($("ask-note"), asking ? "ask.note.asking" : going && !fresh ? "ask.note.follow" : "ask.note");
-    $("open-report").disabled = asking !== null || !this.exchanges.some((e) => e.answered);
+    $("open-report").disabled = asking !== null || !answered;
     $("new-visit").disabled = this.empty;
   }
 
