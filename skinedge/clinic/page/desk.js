@@ -132,8 +132,8 @@ export class Desk {
   show() {
     const { cards, comparing } = this;
     const order = this.photos;
-    const dated = order.every((p) => p.date);
-    const names = /** @type {const} */ (dated ? ["earlier", "later"] : ["first", "second"]);
+    /** @type {("earlier" | "later" | "first" | "second")[]} */
+    const names = order.every((p) => p.date) ? ["earlier", "later"] : ["first", "second"];
     for (const card of cards) card.update(comparing ? names[order.indexOf(card.photo)] : "");
     const list = $("slots");
     const nodes = order.map((p) => /** @type {Card} */ (cards.find((c) => c.photo === p)).node);

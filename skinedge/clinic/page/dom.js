@@ -17,7 +17,7 @@ export const $ = (id) => document.getElementById(id);
  * @returns {any}
  */
 export function el(tag, given = {}, ...children) {
-  const node = document.createElement(tag);
+  const node = /** @type {any} */ (document.createElement(tag));
   for (const [name, value] of Object.entries(given)) {
     if (value === undefined || value === null || name === "t" || name === "values") continue;
     if (name === "class") node.className = value;

@@ -36,7 +36,7 @@ $("open-selftest").addEventListener("click", () => {
   dialogs.open("d-selftest");
 });
 $("open-help").addEventListener("click", () => dialogs.open("d-help"));
-$("open-login").addEventListener("click", () => void login.logIn().then((done) => done && connect()));
+$("open-login").addEventListener("click", () => void login.logIn().then((done) => (done ? connect() : undefined)));
 $("language").addEventListener("click", () => void settings.choose("language", settings.setting("language") === "en" ? "zh" : "en"));
 $("logout").addEventListener("click", async () => {
   await visit.renew();
