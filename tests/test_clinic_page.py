@@ -30,6 +30,9 @@ SCRIPTS = {path.name: path.read_text(encoding="utf-8") for path in sorted(PAGE.g
 STYLES = {path.name: path.read_text(encoding="utf-8") for path in sorted(PAGE.glob("*.css"))}
 INDEX = (PAGE / "index.html").read_text(encoding="utf-8")
 TEMPLATE = (CLINIC / "report.jinja").read_text(encoding="utf-8")
+FORBIDDEN = re.compile(
+    r"\beval\(|new Function|innerHTML|outerHTML|insertAdjacentHTML|document\.write|sendBeacon|XMLHttpRequest|WebSocket"
+)
 # Of the contract between page and server, and those that the server's own files name.
 CONTRACT = {
     "wrong_passphrase", "too_many_attempts", "too_large", "not_a_photograph", "unreadable_photograph", "engine_restarted",
@@ -118,7 +121,7 @@ def test_every_word_is_used_and_every_used_word_is_there(page: Page) -> None:
     asked = {value for _, a in page.elements for name, value in a.items() if name == "data-t" or name.startswith("data-t-")}
     for text in SCRIPTS.values():
         asked |= set(re.findall(r'\bt\("([^"]+)"', text)) | set(re.findall(r'\bt: "([^"]+)"', text))
-        asked |= set(re.findall(r'\bsay\([^"`]*?, "([^"]+)"', text))
+        asked |= set(re.findall(r'\bsay\([^",]+, "([^"]+)"', text))
     asked |= set(re.findall(r'\bt\("([^"]+)"', TEMPLATE)) - {"part."}
     assert asked - known == set()
 
@@ -135,7 +138,7 @@ def test_no_code_of_the_server_lacks_words(language: Language) -> None:
         f"status.{state}" for state in ("loading", "ready", "busy", "restarting", "failed", "closed", "lost", "connecting")
     }
     assert wanted - set(known) == set()
-    assert CONTRACT <= server_codes()
+    assert server_codes() >= CONTRACT
 
 
 def test_all_visible_words_come_from_the_lists(page: Page) -> None:
@@ -160,22 +163,18 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(page: Pag
         assert not addresses, name
         assert not re.search(r"@import|url\(", text), name
     for name, text in SCRIPTS.items():
-        assert not re.search(
-            r"\beval\(|new Function|innerHTML|outerHTML|insertAdjacentHTML|document\.write|sendBeacon|XMLHttpRequest|WebSocket",
-            text,
-        ), name
+        assert not FORBIDDEN.search(text), name
         assert {i for i in re.findall(r'from "([^"]+)"', text) if i[2:] not in SCRIPTS} == set(), name
 
 
 def test_only_settings_are_kept_when_the_page_is_closed() -> None:
     stores = re.compile(r"localStorage|sessionStorage|indexedDB|caches\.|document\.cookie|serviceWorker")
     assert {name for name, text in SCRIPTS.items() if stores.search(text)} == {"early.js", "settings.js"}
-    kept = "".join(SCRIPTS[name] for name in ("early.js", "settings.js"))
-    assert set(re.findall(r"\b(\w+)\??\.?(?:getItem|setItem)", kept)) <= {"localStorage"}
-    assert set(re.findall(r'setting\("(\w+)"\)|kept\("(\w+)"\)', kept)) <= {(n, "") for n in ("theme", "size", "language")} | {
-        ("", "theme"),
-        ("", "size"),
-    }
+    for name in ("early.js", "settings.js"):
+        assert set(re.findall(r"etItem\(([^,)]+)", SCRIPTS[name])) == {"`skinedge.${name}`"}
+    names = re.search(r"const NAMES = \{ (.+) \};", SCRIPTS["settings.js"])
+    assert names
+    assert re.findall(r"(\w+): \[", names[1]) == ["language", "theme", "size"]
 
 
 def test_what_the_scripts_ask_for_is_in_the_page(page: Page) -> None:
@@ -184,9 +183,8 @@ def test_what_the_scripts_ask_for_is_in_the_page(page: Page) -> None:
     for name, text in SCRIPTS.items():
         assert set(re.findall(r'\$\("([\w-]+)"\)', text)) - set(ids) == set(), name
         assert set(re.findall(r'\b(?:open|choice)\("([\w-]+)"\)', text)) - set(ids) == set(), name
-        assert {f"i-{i}" for i in re.findall(r'\bicon\("(\w+)"\)|button\("(\w+)"', text) for i in i if i} - set(ids) == set(), (
-            name
-        )
+        drawings = re.findall(r'\b(?:icon|button)\("(\w+)"', text)
+        assert {f"i-{drawing}" for drawing in drawings} - set(ids) == set(), name
     for name in ("for", "aria-labelledby", "aria-describedby"):
         assert set(page.values(name)) - set(ids) == set()
     assert {v[1:] for v in page.values("href") if v.startswith("#")} - set(ids) == set()
@@ -224,8 +222,8 @@ def test_a_report_says_all_that_it_must(language: Language) -> None:
     text = html.unescape(render(replace(REPORT, language=language)))
     known = words(language)
     for must in (
-        known["notice.long"], known["part.observation"], known["part.reasoning"], known["part.differential"], known["part.answer"],
-        "A scaly plaque.", "The scale is silvery.", "Eczema is less likely.", "psoriasis", "What is this?", "Case 2026-117",
+        known["notice.long"], known["part.observation"], known["part.reasoning"], known["part.differential"],
+        known["part.answer"], "A scaly plaque.", "The scale is silvery.", "Eczema is less likely.", "psoriasis", "What is this?", "Case 2026-117",
         "ab" * 32, "skingpt-r1", "Dr. Li", "597", "V–VI", known["answer.took"].format(seconds="12.3"),
     ):  # fmt: skip
         assert must in text, must
