@@ -223,8 +223,8 @@ def test_a_report_says_all_that_it_must(language: Language) -> None:
     known = words(language)
     for must in (
         known["notice.long"], known["part.observation"], known["part.reasoning"], known["part.differential"],
-        known["part.answer"], "A scaly plaque.", "The scale is silvery.", "Eczema is less likely.", "psoriasis", "What is this?", "Case 2026-117",
-        "ab" * 32, "skingpt-r1", "Dr. Li", "597", "V–VI", known["answer.took"].format(seconds="12.3"),
+        known["part.answer"], "A scaly plaque.", "The scale is silvery.", "Eczema is less likely.", "psoriasis", "What is this?",
+        "Case 2026-117", "ab" * 32, "skingpt-r1", "Dr. Li", "597", "V–VI", known["answer.took"].format(seconds="12.3"),
     ):  # fmt: skip
         assert must in text, must
     assert f'<html lang="{known["language.tag"]}">' in text
