@@ -95,4 +95,3 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:  # noqa: ARG001  (it is raised again for the log)
         return ApiError(500, "internal", "the workstation made a mistake; its log says more.", "Ask again.").response()
-
