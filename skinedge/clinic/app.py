@@ -47,6 +47,8 @@ def make_app(desk: Desk, visitors: Visitors, hosts: Collection[str] = LOOPBACK) 
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
+        # The environment could add exporters that send what is asked to another machine.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
     )
     for routes in (page_api.routes(desk, visitors), openai_api.routes(desk, visitors), skingpt_api.routes(desk, visitors)):
         app.include_router(routes)
