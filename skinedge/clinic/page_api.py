@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).with_name("page")
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
-_BINARY = {"type": "string", "format": "binary"}
 Digest = Annotated[str, PathParameter(pattern="^[0-9a-f]{64}$")]
 
 
@@ -131,9 +130,7 @@ class StatusBody(BaseModel):
 
 def routes(desk: Desk, visitors: Visitors) -> APIRouter:
     """All of them."""
-    router = APIRouter(
-        tags=["Page"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 404, 413, 415, 422, 429, 503)}
-    )
+    router = APIRouter(tags=["Page"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 404, 413, 415, 422, 429, 503)})
     assets = {path.name: path for path in sorted(ASSETS.iterdir()) if path.is_file()}
 
     @router.get("/", include_in_schema=False)
@@ -193,7 +190,7 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
 
     @router.post(
         "/api/pictures", status_code=201, summary="Take a photograph in",
-        openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BINARY}}}},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
     )  # fmt: skip
     async def take(request: Request) -> PictureBody:
         asker = visitors.page(request)
@@ -317,32 +314,26 @@ def _done(desk: Desk, answer: Answer, ended: Ended) -> Json:
 
 
 def _report(desk: Desk, asker: Asker, body: ReportBody) -> Report:
+    """What goes on the page; each picture is taken once, as the preview that was made at the door."""
     manifest, certificate = desk.bundle.manifest, desk.bundle.certificate
     exchanges = [
         Exchange(e.question, [_picture(desk, asker, name).preview for name in e.pictures], e.raw, e.time, e.seconds)
         for e in body.exchanges
     ]
     return Report(
-        language=body.language,
-        reference=body.reference,
-        exchanges=exchanges,
-        name=desk.bundle.name,
-        target=manifest.target,
-        scheme=manifest.scheme.asked,
-        digest=manifest.digest,
-        reliability=certificate.reliability if certificate else None,
-        time=datetime.now().astimezone(),
-        operator=asker.operator,
+        body.language, body.reference, exchanges,
+        desk.bundle.name, manifest.target, manifest.scheme.asked, manifest.digest,
+        certificate.reliability if certificate else None, datetime.now(UTC), asker.operator,
         synthetic=certificate is not None and certificate.data.synthetic,
-    )
+        failed=certificate is not None and certificate.verdict == "fail",
+    )  # fmt: skip
 
 
 async def _checked(desk: Desk, asker: Asker) -> AsyncIterator[str]:
     passed = True
     async for check in checks(desk):
         passed &= check.passed is not False
-        yield event(
-            "check", {"name": check.name, "passed": check.passed, "detail": check.detail, "seconds": round(check.seconds, 2)}
-        )
+        yield event("check", {"name": check.name, "passed": check.passed, "detail": check.detail, "seconds": round(check.seconds, 2)})
     await desk.record("self-test", operator=asker.operator, passed=passed)
     yield event("done", {"passed": passed})
+
