@@ -30,13 +30,14 @@ from skinedge.clinic import sight
 from skinedge.clinic.sight import Measures, measure
 from skinedge.parity.statistics import Share
 from skinedge.synthderm.findings import draw_cases
-from skinedge.synthderm.picture import render
+from skinedge.synthderm.picture import SIZE, render
 
 CODES = ("blurred", "dark", "bright", "small", "not_skin")
 TYPES = ("I", "II", "III", "IV", "V", "VI")
 BLURS = (0.0025, 0.004, 0.005, 0.006, 0.008, 0.01, 0.02, 0.04)  # radius of a Gaussian, as a share of the shorter side
 STOPS = (-1, -2, -3, -4, -5, 1, 1.5, 2, 3)
 SIDES = (224, 168, 150, 112, 64)
+LARGE = 840  # pixels of a side of drawn photographs that are scaled down to be measured, as a camera's are
 EACH = 50
 Picture = Image.Image
 
@@ -59,7 +60,7 @@ def real(folder: Path) -> tuple[list[Picture], list[str]]:
     return [Image.open(folder / "images" / r["img_id"]).convert("RGB") for r in rows], types
 
 
-def drawn(count: int) -> tuple[list[Picture], list[str]]:
+def drawn(count: int, size: int = SIZE) -> tuple[list[Picture], list[str]]:
     """SynthDerm, ``count`` pictures of each type."""
     wanted, kept = dict.fromkeys(range(1, 7), count), []
     for case in draw_cases(count * 12, 4_100_000):
@@ -67,7 +68,7 @@ def drawn(count: int) -> tuple[list[Picture], list[str]]:
             wanted[case.fitzpatrick] -= 1
             kept.append(case)
     assert not any(wanted.values()), "too few cases were drawn"
-    return [Image.fromarray(render(case)) for case in kept], [TYPES[case.fitzpatrick - 1] for case in kept]
+    return [Image.fromarray(render(case, size)) for case in kept], [TYPES[case.fitzpatrick - 1] for case in kept]
 
 
 def blurred(picture: Picture, share: float) -> Picture:
@@ -233,7 +234,8 @@ def main() -> int:
         "machine": platform.machine(),
         "limits": {code: getattr(sight, code.upper()) for code in CODES},
     }
-    for name, (pictures, types) in (("pad_ufes_20", real(args.photographs)), ("synthderm", drawn(100))):
+    sets = {"pad_ufes_20": real(args.photographs), "synthderm": drawn(100), f"synthderm_{LARGE}": drawn(30, LARGE)}
+    for name, (pictures, types) in sets.items():
         measured = [measure(p) for p in pictures]
         groups = {t: shares(m for m, of in zip(measured, types, strict=True) if of == t) for t in sorted(set(types))}
         report[name] = {
@@ -245,8 +247,7 @@ def main() -> int:
                 "small": found_when(pictures, types, "small", shrunk, SIDES),
             },
         }
-        if name == "pad_ufes_20":
-            report["seconds_12_megapixels"] = seconds_of_12_megapixels(pictures[0])
+    report["seconds_12_megapixels"] = seconds_of_12_megapixels(sets["pad_ufes_20"][0][0])
     report["not_skin"] = not_skin(args.others)
     text = json.dumps(report, indent=1)
     print(text)

@@ -166,7 +166,11 @@ def test_what_does_not_fit_is_told(bundles: dict[str, Path]) -> None:
         assert "the model's context holds 512" in failed.message
         [special] = [e for e in await all_of(engine.ask("a", question("<|im_end|>"))) if isinstance(e, Failed)]
         assert special.code == "bad_prompt"
-        [negative] = [e for e in await all_of(engine.ask("a", Question(ask("x", images=0), (), {"temperature": -1}))) if isinstance(e, Failed)]
+        [negative] = [
+            e
+            for e in await all_of(engine.ask("a", Question(ask("x", images=0), (), {"temperature": -1})))
+            if isinstance(e, Failed)
+        ]
         assert negative.code == "bad_request"
         assert isinstance((await all_of(engine.ask("a", question())))[-1], Ended)
 

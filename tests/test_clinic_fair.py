@@ -32,7 +32,11 @@ def test_it_is_bounded_in_all_and_for_each() -> None:
     assert queue.get() == 6
 
 
-@given(st.lists(st.one_of(st.tuples(st.just("put"), st.sampled_from("abc")), st.tuples(st.sampled_from(["get", "remove"]), st.just("")))))
+@given(
+    st.lists(
+        st.one_of(st.tuples(st.just("put"), st.sampled_from("abc")), st.tuples(st.sampled_from(["get", "remove"]), st.just("")))
+    )
+)
 def test_nothing_is_lost_and_nobody_overtakes_himself(steps: list[tuple[str, str]]) -> None:
     queue: FairQueue[tuple[str, int]] = FairQueue(1000, 1000)
     waiting: dict[str, list[tuple[str, int]]] = defaultdict(list)

@@ -28,8 +28,11 @@ def test_the_trained_form() -> None:
     [
         ("plain text", [("other", "plain text")]),
         ("**Observation:** x\n**Reasoning:** y", [("observation", "x"), ("reasoning", "y")]),
-        ("<think>\n## Observation\nfoo\n\n## Reasoning\nbar</think>\n<answer>z", [("observation", "foo"), ("reasoning", "bar"), ("answer", "z")]),
-        ("<think>A thought. An observation is made</think>a<b", [("thought", "A thought. An observation is made"), ("other", "a<b")]),
+        (
+            "<think>\n## Observation\nfoo\n\n## Reasoning\nbar</think>\n<answer>z",
+            [("observation", "foo"), ("reasoning", "bar"), ("answer", "z")],
+        ),
+        ("<think>A thought. An observation is</think>a<b", [("thought", "A thought. An observation is"), ("other", "a<b")]),
         ("<answer>Observation: x</answer>", [("answer", "Observation: x")]),
         ("", []),
     ],
@@ -38,7 +41,24 @@ def test_other_forms(raw: str, parts: list[tuple[str, str]]) -> None:
     assert split(raw) == parts
 
 
-WORDS = ["<think>", "</think>", "<answer>", "</answer>", "Observation", ":", ": ", "\n", ". ", "#", "**", "reasoning", "red", "<", " ", "é"]
+WORDS = [
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    "Observation",
+    ":",
+    ": ",
+    "\n",
+    ". ",
+    "#",
+    "**",
+    "reasoning",
+    "red",
+    "<",
+    " ",
+    "é",
+]
 
 
 @settings(max_examples=300)

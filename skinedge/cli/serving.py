@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from skinedge.cli.options import BundleDir, Context, Side, Threads, existing
-from skinedge.console import note, say
+from skinedge.cli.options import AsJson, BundleDir, Context, Side, Threads, existing
+from skinedge.console import emit, note, say
 
 
 def serve(
     bundle: BundleDir,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7890,
-    host: Annotated[str, typer.Option(help="Address to listen on; anything but this machine's own needs --expose.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but this machine's own needs --expose.")
+    ] = "127.0.0.1",
     expose: Annotated[bool, typer.Option("--expose", help="Let other machines in: behind a proxy with TLS only.")] = False,
     name: Annotated[list[str] | None, typer.Option(help="Another name it is reached under, with --expose.")] = None,
     audit: Annotated[Path | None, typer.Option(help="Folder of the audit log; by default one of this user's.")] = None,
@@ -32,6 +34,7 @@ def serve(
     threads: Threads = None,
     context: Context = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Serve a bundle to the clinician at this machine, and to programs that speak OpenAI's API; nothing leaves the machine.
 
@@ -49,11 +52,14 @@ def serve(
         engine, host, port, expose, tuple(name or ()), None if no_audit else audit or audit_folder(), keep_text,
         people or people_file(), api_key_file, idle_minutes * 60,
     )  # fmt: skip
-    serving = open_server(settings, note)
-    certificate = serving.bundle.certificate
-    note(f"parity: {certificate.summary if certificate else 'this bundle was not compared with its original'}")
-    note(f"log: {settings.audit or 'none'}")
-    say(f"{serving.url}   (the model is being loaded; Ctrl+C ends it)")
+    serving = open_server(settings, (lambda _: None) if as_json else note)
+    if as_json:
+        emit({"url": serving.url, "bundle": serving.bundle.manifest.digest, "audit": str(settings.audit or "") or None})
+    else:
+        certificate = serving.bundle.certificate
+        note(f"parity: {certificate.summary if certificate else 'this bundle was not compared with its original'}")
+        note(f"log: {settings.audit or 'none'}")
+        say(f"{serving.url}   (the model is being loaded; Ctrl+C ends it)")
     if open_page:
         import webbrowser
 

@@ -47,6 +47,8 @@ def make_app(desk: Desk, visitors: Visitors, hosts: Collection[str] = LOOPBACK) 
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
+        # The environment could add exporters that send what is asked to another machine.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
     )
     for routes in (page_api.routes(desk, visitors), openai_api.routes(desk, visitors), skingpt_api.routes(desk, visitors)):
         app.include_router(routes)
@@ -95,4 +97,3 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:  # noqa: ARG001  (it is raised again for the log)
         return ApiError(500, "internal", "the workstation made a mistake; its log says more.", "Ask again.").response()
-

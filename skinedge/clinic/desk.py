@@ -93,7 +93,11 @@ class Answer:
     def seconds(self) -> dict[str, float]:
         """By part."""
         parts = self.ended.seconds if self.ended else {}
-        return {"queue": self.queued_s, **{n: parts.get(n, 0.0) for n in ("pictures", "prefill", "decode")}, "total": self.whole_s}
+        return {
+            "queue": self.queued_s,
+            **{n: parts.get(n, 0.0) for n in ("pictures", "prefill", "decode")},
+            "total": self.whole_s,
+        }
 
 
 class Desk:
@@ -230,4 +234,3 @@ def failure(failed: Failed) -> ApiError:
         "engine_restarted": 503, "engine_failed": 503,
     }[failed.code]  # fmt: skip
     return ApiError(status, failed.code, failed.message, failed.hint, retry_after=2 if status == 503 else None)
-

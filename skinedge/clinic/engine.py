@@ -92,8 +92,8 @@ class Ticket:
         return not self._said and not self.cancelled and self._attempts < 2
 
     def tell(self, event: Event) -> None:
-        """An event, unless the last one was told already, or it is the same again."""
-        if self.over or event == self._last:
+        """An event, unless the last one was told already, or a position is the same again."""
+        if self.over or (isinstance(event, Waiting) and event == self._last):
             return
         self._last = event
         self._said |= isinstance(event, Said)
@@ -190,7 +190,8 @@ class Engine:
     async def golden(self) -> wire.Message:
         """The bundle's golden cases, asked again by the engine between two questions."""
         number = next(self._numbers)
-        future = self._asides[number] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[wire.Message] = asyncio.get_running_loop().create_future()
+        self._asides[number] = future
         self._wake.set()
         try:
             return await future

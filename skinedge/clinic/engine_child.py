@@ -102,7 +102,9 @@ class Engine:
             if not out_of_memory(e):
                 raise
             hint = "Close other programs, start a new visit, or serve with a shorter --context."
-            self._say({"type": "failed", "id": number, "code": "out_of_memory", "message": "the model ran out of memory.", "hint": hint})
+            self._say(
+                {"type": "failed", "id": number, "code": "out_of_memory", "message": "the model ran out of memory.", "hint": hint}
+            )
             raise  # what is left of it cannot be trusted: the server starts another
         finally:
             self._cancelled.discard(number)
@@ -114,14 +116,15 @@ class Engine:
         )
         images = [self._encodings.of(photo) for photo in question.photos]
         prompt = self._pipeline.prompts.build(question.messages, [i.grid for i in images])
-        if len(prompt.token_ids) >= self._session.context_length:
+        length, context = len(prompt.token_ids), self._session.context_length
+        if length >= context:
             raise TooLongError(
-                f"the conversation has {len(prompt.token_ids)} tokens and the model's context holds {self._session.context_length}.",
+                f"the conversation has {length} tokens and the model's context holds {context}.",
                 hint="Start a new visit, or ask with one photograph only.",
             )
         # A first question is answered as the certificate's were; only what follows may differ by the order of sums.
         self._session.reuse = any(m.role == "assistant" for m in question.messages)
-        yield {"type": "started", "prompt_tokens": len(prompt.token_ids)}
+        yield {"type": "started", "prompt_tokens": length}
         seen = time.perf_counter()
         with closing(generate(self._session, self._pipeline.prompts, prompt, images, options)) as generation:
             for token in generation:

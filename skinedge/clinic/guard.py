@@ -23,7 +23,9 @@ POLICY = (
     "media-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 # The certificate's page is ours, whole in one file, with its own style and no script.
-DOCUMENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+DOCUMENT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
 HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -70,7 +72,9 @@ class Guard:
     def _refusal(self, scope: Scope, given: Mapping[str, str]) -> ApiError | None:
         host = given.get("host", "")
         if _name(host) not in self._hosts:
-            return ApiError(421, "wrong_host", "this workstation does not answer under that name.", "Open it under its own address.")
+            return ApiError(
+                421, "wrong_host", "this workstation does not answer under that name.", "Open it under its own address."
+            )
         origin = given.get("origin")
         if origin is not None and origin != f"{scope['scheme']}://{host}":
             return ApiError(403, "wrong_origin", "a page of another site may not ask this workstation.", "Use its own page.")

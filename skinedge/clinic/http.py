@@ -82,7 +82,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._events, self._after = events, after
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  (ASGI's signature)
         """Send them."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 

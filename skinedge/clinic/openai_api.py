@@ -95,7 +95,11 @@ class ChatRequest(BaseModel):
 
 def routes(desk: Desk, visitors: Visitors) -> APIRouter:
     """The two endpoints."""
-    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 404, 413, 415, 422, 429, 503)})
+    router = APIRouter(
+        prefix="/v1",
+        tags=["OpenAI"],
+        responses={code: {"model": ErrorReply} for code in (400, 401, 403, 404, 413, 415, 422, 429, 503)},
+    )
     created = int(time.time())
 
     @router.get("/models", summary="The model that is served")
@@ -138,8 +142,10 @@ async def _first(events: AsyncIterator[object]) -> list[object]:
 async def _stream(
     desk: Desk, asked: Asked, body: ChatRequest, chat_id: str, events: AsyncIterator[object], seen: Iterable[object]
 ) -> AsyncIterator[str]:
-    def piece(delta: Json, finish: str | None = None, **more: Json) -> str:
-        choice: dict[str, Json] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, **more}
+    def piece(delta: Json, finish: str | None = None, token: int | None = None) -> str:
+        choice: dict[str, Json] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        if token is not None and body.return_token_ids:
+            choice["token_ids"] = [token]
         return event(None, {**_frame(desk, "chat.completion.chunk", chat_id), "choices": [choice]})
 
     async def rest() -> AsyncIterator[object]:
@@ -153,7 +159,7 @@ async def _stream(
             if isinstance(e, Started):
                 yield piece({"role": "assistant", "content": ""})
             elif isinstance(e, Said) and (e.text or body.return_token_ids):
-                yield piece({"content": e.text}, **({"token_ids": [e.token_id]} if body.return_token_ids else {}))
+                yield piece({"content": e.text}, token=e.token_id)
             elif isinstance(e, Failed):
                 yield event(None, failure(e).body())
                 return
@@ -220,9 +226,17 @@ async def _question(desk: Desk, body: ChatRequest) -> Question:
     Raises:
         ApiError: a photograph is none, or is at an address.
     """
-    urls = [part.image_url.url for m in body.messages if isinstance(m.content, list) for part in m.content if isinstance(part, ImageContent)]
+    urls = [
+        part.image_url.url
+        for m in body.messages
+        if isinstance(m.content, list)
+        for part in m.content
+        if isinstance(part, ImageContent)
+    ]
     if len(urls) > MAX_PICTURES:
-        raise ApiError(400, "too_many_pictures", f"{len(urls)} photographs are too many: {MAX_PICTURES} are read.", param="messages")
+        raise ApiError(
+            400, "too_many_pictures", f"{len(urls)} photographs are too many: {MAX_PICTURES} are read.", param="messages"
+        )
     pictures = [await desk.read(_data(url)) for url in urls]
     given = {
         "max_new_tokens": body.max_completion_tokens or body.max_tokens, "temperature": body.temperature, "top_p": body.top_p,
@@ -262,10 +276,10 @@ def _data(url: str) -> bytes:
             "Send it as data:image/jpeg;base64,…", param="messages",
         )  # fmt: skip
     if not comma or not head.endswith(";base64"):
-        raise ApiError(400, "bad_data_url", "a data URL is not in base64.", "Send it as data:image/jpeg;base64,…", param="messages")
+        raise ApiError(
+            400, "bad_data_url", "a data URL is not in base64.", "Send it as data:image/jpeg;base64,…", param="messages"
+        )
     try:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as e:
         raise ApiError(400, "bad_data_url", "the base64 of a data URL is damaged.", "Encode it again.", param="messages") from e
-
-

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skinedge.clinic.locks import FileLock
 from skinedge.errors import PeopleError
+from skinedge.registry import check
 from skinedge.staging import staged_file
 
 ROLES: Mapping[str, frozenset[str]] = {
@@ -153,10 +154,10 @@ def person(name: str, role: str, passphrase: str) -> Person:
     """Somebody new.
 
     Raises:
-        PeopleError: the name, the role or the passphrase cannot be used.
+        PeopleError: the name or the passphrase cannot be used.
+        UsageError: there is no such role.
     """
-    if role not in ROLES:
-        raise PeopleError(f"'{role}' is no role.", hint=f"Known: {', '.join(ROLES)}.")
+    check("role", role, tuple(ROLES))
     if not MIN_PASSPHRASE <= len(passphrase) <= MAX_PASSPHRASE:
         long = len(passphrase) > MAX_PASSPHRASE
         what = f"more than {MAX_PASSPHRASE} characters" if long else f"fewer than {MIN_PASSPHRASE} characters"

@@ -86,13 +86,11 @@ def open_server(settings: ServeSettings, on_step: Callable[[str], None] = lambda
     """
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn
     except ImportError as e:
-        raise MissingDependencyError(
-            f"the workstation needs {e.name}.", hint="Install it: pip install 'skinedge[serve]'."
-        ) from e
+        raise MissingDependencyError(f"the workstation needs {e.name}.", hint="Install it: pip install 'skinedge[serve]'.") from e
     from skinedge.clinic.app import make_app
     from skinedge.clinic.audit import AuditLog
     from skinedge.clinic.desk import Bundle, Desk
@@ -116,7 +114,7 @@ def open_server(settings: ServeSettings, on_step: Callable[[str], None] = lambda
         app = make_app(desk, Visitors(sessions, people=people, key=key), hosts)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5, lifespan="on",
-            timeout_keep_alive=30, ws="none",
+            timeout_keep_alive=30, ws="none", proxy_headers=settings.expose,
         )  # fmt: skip
         return Serving(uvicorn.Server(config), listening, bundle, stack.pop_all())
 
@@ -137,7 +135,9 @@ def _key(path: Path | None) -> str | None:
     try:
         key = path.read_text(encoding="utf-8").split("\n", 1)[0].strip()
     except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path}: the key of the programs cannot be read from it.", hint="Write one line of text into it.") from e
+        raise UsageError(
+            f"{path}: the key of the programs cannot be read from it.", hint="Write one line of text into it."
+        ) from e
     if len(key) < MIN_KEY:
         raise UsageError(
             f"{path}: its key has {len(key)} characters and could be guessed.", hint=f"Use {MIN_KEY} or more, such as {new_key()}"

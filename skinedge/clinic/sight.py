@@ -1,12 +1,12 @@
 """What a photograph is like before the model sees it: too blurred, dark, bright or small, or of something that is not skin.
 
 Five simple measures with fixed limits; each finding is a warning with advice, never a refusal.  The limits were set on 482
-real photographs (PAD-UFES-20, of which only 3 are said to be of types V and VI) and on 600 drawn ones (100 of each type);
+real photographs (PAD-UFES-20, of which only 3 are said to be of types V and VI) and on drawn ones (SynthDerm);
 ``python -m benchmarks.sight_check`` measures them again, by skin type: ``benchmarks/results/sight.json``, in words in
 ``docs/photograph-checks.md``.
 
 What such rules cannot see: whether the lesion is in the picture or in focus (a sharp ruler beside it is enough), blur finer
-than a two-hundredth of the picture, whether skin-coloured wood, sand, fur or food is skin, whose skin it is, or whether the
+than a four-hundredth of the picture, whether skin-coloured wood, sand, fur or food is skin, whose skin it is, or whether the
 photograph was taken of a screen.  A photograph in shades of grey counts as not skin, and so may one under blue light.
 """
 
@@ -24,7 +24,7 @@ Float32 = npt.NDArray[np.float32]
 
 WORK = 256  # pixels of the longer side at which a photograph is measured
 SCALES = 3  # for blur: WORK, half and a quarter of it
-BLURRED, DARK, BRIGHT, SMALL, NOT_SKIN = 0.61, 0.16, 0.15, 160, 0.20
+BLURRED, DARK, BRIGHT, SMALL, NOT_SKIN = 0.64, 0.16, 0.15, 160, 0.20
 _LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
 _WINDOW = 5
 _CLIPPED = 0.96
@@ -79,7 +79,7 @@ def look(image: Image.Image) -> tuple[Finding, ...]:
 def measure(image: Image.Image) -> Measures:
     """Measure a photograph of any size, in any mode that Pillow converts to RGB; transparency is ignored.
 
-    A photograph of 12 megapixels in RGB takes about 12 ms of one core (AMD64 server), in other modes up to 60.
+    A photograph of 12 megapixels in RGB takes 11 to 24 ms on one busy core of an x86-64 server, in other modes up to 60.
     """
     rgb = np.asarray(_reduced(image), np.float32) / np.float32(255)
     luma: Float32 = (rgb @ _LUMA).astype(np.float32)

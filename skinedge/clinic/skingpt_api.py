@@ -90,7 +90,9 @@ class Health(BaseModel):
 
 def routes(desk: Desk, visitors: Visitors) -> APIRouter:
     """All of them."""
-    router = APIRouter(tags=["SkinGPT-R1"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 409, 413, 415, 422, 429, 503)})
+    router = APIRouter(
+        tags=["SkinGPT-R1"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 409, 413, 415, 422, 429, 503)}
+    )
     states = States()
 
     def asker(request: Request, name: str) -> Asker:
@@ -200,4 +202,3 @@ def thought_and_answer(raw: str) -> tuple[str | None, str]:
     _, final, after = said.rpartition("Final Answer:")
     thought = think[1].strip() if think else ""
     return thought or None, after.strip() if final else said
-
