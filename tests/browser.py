@@ -74,6 +74,7 @@ def watched(browser: Browser, url: str, settings: Mapping[str, str] | None = Non
     page.on("request", lambda request: found.requests.append(request.url))
     page.on("pageerror", lambda error: found.complaints.append(str(error)))
     page.on("console", lambda m: found.complaints.append(m.text) if m.type in ("error", "warning") and _ANSWERS not in m.text else None)
+    page.on("filechooser", lambda _: None)  # a listener that comes and goes lets one dialog in between through
     page.goto(url)
     page.wait_for_selector(READY)
     try:

@@ -96,7 +96,7 @@ export class Asking {
 
   /** @param {{part: string, text: string}} piece */
   #text({ part, text }) {
-    if (!this.exchange.pieces.length) this.reply.wait("ask.writing");
+    if (!this.exchange.pieces.length && text.trim()) this.reply.wait("ask.writing");
     this.exchange.push(part, text);
     this.reply.push(part, text);
     this.speaker.push(part, text);

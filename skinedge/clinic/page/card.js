@@ -42,7 +42,6 @@ export class Card {
     this.title.hidden = this.dated.hidden = !place;
     if (place) say(this.title, `photo.${place}`);
     this.#picture();
-    for (const edit of this.edits) edit.disabled = photo.busy;
     this.node.classList.toggle("warned", !!photo.error || !!photo.shot?.findings.length);
     this.seen.setAttribute("aria-busy", String(photo.busy));
     this.seen.replaceChildren(...this.#seen());

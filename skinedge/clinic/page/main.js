@@ -55,8 +55,12 @@ async function connect() {
   visit.translate();
 }
 
-listen(who, login.logIn);
+const started = () => (document.documentElement.dataset.started = "yes");
+listen(who, () => {
+  started(); // who must log in first may read the page meanwhile
+  return login.logIn();
+});
 visit.desk.show();
-await connect();
 status.start(() => void connect());
-document.documentElement.dataset.started = "yes";
+await connect();
+started();

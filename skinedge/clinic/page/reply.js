@@ -81,7 +81,10 @@ export class Reply {
    * @param {string} text
    */
   push(part, text) {
-    if (part !== this.#part) this.#begin(part);
+    if (part !== this.#part) {
+      if (!text.trim()) return; // white space between two parts is none
+      this.#begin(part);
+    }
     this.#text.append(text);
     if (part === "answer") this.#text.parentNode.parentNode.classList.toggle("long", this.#text.textContent.length > LONG);
   }

@@ -26,6 +26,7 @@ export class Speaker {
    */
   push(part, text) {
     if (part !== this.#part) {
+      if (!text.trim()) return;
       this.finish();
       this.#part = part;
       this.#held = `${t(`part.${part}`)}. `;
