@@ -11,7 +11,7 @@ import itertools
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +133,7 @@ class Engine:
         self._served: deque[float] = deque(maxlen=20)
         self._asides: dict[int, asyncio.Future[wire.Message]] = {}
         self._keeper: asyncio.Task[None] | None = None
+        self._sending: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Start the process; returns at once, and ``state`` says how far it is."""
@@ -185,7 +186,12 @@ class Engine:
             ticket.tell(Ended("cancelled", 0, 0, 0, {}))
             self._tell_positions()
         elif ticket is self._running:
-            asyncio.ensure_future(self._send({"type": "cancel", "id": ticket.number}))  # noqa: RUF006  (its failure is a crash, seen elsewhere)
+            self._soon({"type": "cancel", "id": ticket.number})
+
+    def forget(self, photos: Sequence[str]) -> None:
+        """Let the engine forget photographs, and the conversation it has in mind."""
+        if photos and self._process and self.state in ("ready", "busy"):
+            self._soon({"type": "forget", "photos": list(photos)})
 
     async def golden(self) -> wire.Message:
         """The bundle's golden cases, asked again by the engine between two questions."""
@@ -341,6 +347,17 @@ class Engine:
             await stream.drain()
         except (ConnectionError, RuntimeError) as e:
             raise wire.WireError("the pipe ended") from e
+
+    def _soon(self, message: Mapping[str, Json]) -> None:
+        """Send without waiting; that the process is gone is noticed elsewhere."""
+
+        async def send() -> None:
+            with suppress(wire.WireError):
+                await self._send(message)
+
+        task = asyncio.get_running_loop().create_task(send())
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     async def _read(self, process: asyncio.subprocess.Process) -> wire.Message:
         assert process.stdout
