@@ -372,7 +372,8 @@ def test_operators_log_in_and_programs_have_a_key(bundles: dict[str, Path], tmp_
         assert client.post("/api/ask", json=ask, headers=mine).status_code == 200
         People().having(otto).save(people)  # she was taken off the list
         assert client.post("/api/ask", json=ask, headers=mine).json()["error"]["code"] == "login_needed"
-        mine = {"X-Skinedge-CSRF": client.post("/api/logout", headers=mine).json()["csrf"]}
+        assert client.post("/api/logout", headers=mine).json()["error"]["code"] == "session_needed", "and her visit has ended"
+        mine = visit(client)
         done = client.post("/api/login", json={"name": "otto", "passphrase": "another passphrase"}, headers=mine).json()
         mine = {"X-Skinedge-CSRF": done["csrf"]}
         assert client.post("/api/ask", json=ask, headers=mine).json()["error"]["code"] == "not_allowed"
