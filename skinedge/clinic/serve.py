@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,9 +64,13 @@ class Serving:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     def run(self) -> None:
-        """Serve until a signal."""
+        """Serve until SIGINT or SIGTERM, either of which is an orderly end."""
+        # uvicorn sends itself the signal again when it is done: the default of SIGTERM would then cut the log's last record off.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            self.server.run([self.socket])
+            with suppress(KeyboardInterrupt):
+                self.server.run([self.socket])
         finally:
             self.close()
 
