@@ -80,6 +80,7 @@ def test_the_commands_are_those_of_the_issues() -> None:
         "compare",
         "kit",
         "report",
+        "serve",
         "show",
         "targets",
         "devices",
@@ -172,6 +173,7 @@ def test_json_is_one_object_for_every_command(
     calls["evaluate"] = ("--data", records.parent, "--out", tmp_path / "evaluated.json", *short)
     calls["compare"] = (tmp_path / "evaluated.json",)
     (tmp_path / "told.jsonl").write_text('{"id": "1", "text": "a", "reference": "b"}', encoding="utf-8")
+    calls["serve"] = (bundle, "--dry-run", "--port", "0", "--audit", tmp_path / "served")
     judge = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--out", tmp_path / "s.json", "--dry-run")
     calls["judge"] = (tmp_path / "told.jsonl", *judge)
     with AuditLog(tmp_path / "audit"):

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 from clinic import events, until, visit, workstation
+from command_line import typed
 from PIL import Image
 
 from skinedge.bundle import export
@@ -23,6 +24,7 @@ from skinedge.clinic.people import People, person
 from skinedge.clinic.serve import ServeSettings, Serving, open_server
 from skinedge.errors import BundleError, UsageError
 from skinedge.parity.pictures import make_picture
+from skinedge.parity.served import Served, ServedCase
 from skinedge.runtime.generate import GenerateOptions
 from skinedge.runtime.pipeline import open_pipeline
 from skinedge.targets._contract import ExportOptions
@@ -94,6 +96,30 @@ def test_answers_are_those_of_the_session_token_by_token(
             deltas = [piece["choices"][0] for _, piece in pieces]
             assert [t for d in deltas for t in d.get("token_ids", [])] == tokens
             assert "".join(d["delta"].get("content", "") for d in deltas) == text
+
+
+def test_parity_holds_the_api_against_the_bundle(client: httpx.Client, bundles: dict[str, Path], tmp_path: Path) -> None:
+    url = str(client.base_url)
+    for seed in range(3):
+        (tmp_path / f"{seed}.png").write_bytes(picture(seed=seed))
+    short = ("--images", tmp_path, "--threads", "1", "--max-new-tokens", "24")
+    done = typed("parity", bundles["f32"], "--served", url, *short)
+    assert done.code == 0, done.err
+    assert "served: 3 of 3 narratives are the session's, token by token" in done.out
+    other = typed("parity", bundles["int4"], "--served", url, *short)
+    assert other.code == 1
+    assert "serves another bundle" in other.err
+    away = typed("parity", bundles["f32"], "--served", "http://example.com/")
+    assert away.code == 2
+    assert "is no address of this machine, and photographs are sent to it" in away.err
+    nobody = typed("parity", bundles["f32"], "--served", "http://127.0.0.1:9/", *short)
+    assert nobody.code == 1
+    assert "does not answer" in nobody.err
+    found = Served((ServedCase("a.png", 9, None), ServedCase("b.png", 7, 3)))
+    assert not found.passed
+    assert list(found.lines()) == [
+        "served: 1 of 2 narratives are the session's, token by token (16 tokens)", "  b.png: another token at 3 of 7",
+    ]  # fmt: skip
 
 
 def test_the_openai_package_is_answered(client: httpx.Client) -> None:
@@ -372,7 +398,8 @@ def test_operators_log_in_and_programs_have_a_key(bundles: dict[str, Path], tmp_
         assert client.post("/api/ask", json=ask, headers=mine).status_code == 200
         People().having(otto).save(people)  # she was taken off the list
         assert client.post("/api/ask", json=ask, headers=mine).json()["error"]["code"] == "login_needed"
-        mine = {"X-Skinedge-CSRF": client.post("/api/logout", headers=mine).json()["csrf"]}
+        assert client.post("/api/logout", headers=mine).json()["error"]["code"] == "session_needed", "and her visit has ended"
+        mine = visit(client)
         done = client.post("/api/login", json={"name": "otto", "passphrase": "another passphrase"}, headers=mine).json()
         mine = {"X-Skinedge-CSRF": done["csrf"]}
         assert client.post("/api/ask", json=ask, headers=mine).json()["error"]["code"] == "not_allowed"

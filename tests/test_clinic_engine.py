@@ -134,6 +134,20 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(bundles: dict[str
     with_engine(bundles["f32"], test)
 
 
+def test_a_start_that_is_killed_is_tried_again(bundles: dict[str, Path]) -> None:
+    async def test(engine: Engine) -> None:
+        ticket = engine.ask("a", question())
+        for _ in range(4):
+            while engine.pid is None:
+                await asyncio.sleep(0.01)
+            os.kill(engine.pid, signal.SIGKILL)
+            await asyncio.sleep(0.05)
+        assert isinstance((await all_of(ticket))[-1], Ended)
+        assert engine.restarted == 4
+
+    with_engine(bundles["f32"], test)
+
+
 def test_one_that_dies_before_the_first_word_is_asked_again_once(bundles: dict[str, Path]) -> None:
     async def test(engine: Engine) -> None:
         while engine.state != "ready":
@@ -198,7 +212,7 @@ def test_a_bundle_that_cannot_be_opened_is_said_once_and_for_all(tmp_path: Path)
         assert engine.state == "failed"
         assert (await all_of(engine.ask("a", question())))[-1] == failed
 
-    with_engine(tmp_path, test, restarts=1)
+    with_engine(tmp_path, test, refusals=1)
 
 
 def test_closing_tells_whoever_waits(bundles: dict[str, Path]) -> None:

@@ -27,12 +27,12 @@ def test_no_request_that_the_document_allows_or_forbids_ends_in_a_500(bundles: d
 
             @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
             @given(case=operation.as_strategy())
-            def ask(case: object) -> None:
+            def ask(case: object, path: str = operation.path) -> None:
                 nonlocal tried
                 tried += 1
                 body = getattr(case, "body", None)
-                if isinstance(body, dict) and operation.path in ("/v1/chat/completions", "/api/ask"):
-                    body["max_tokens" if operation.path.startswith("/v1") else "max_new_tokens"] = 2  # many answers, short ones
+                if isinstance(body, dict) and path in ("/v1/chat/completions", "/api/ask"):
+                    body["max_tokens" if path.startswith("/v1") else "max_new_tokens"] = 2  # many answers, short ones
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     response = case.call(base_url=str(client.base_url).rstrip("/"), headers=headers)  # type: ignore[attr-defined]

@@ -34,6 +34,7 @@ def serve(
     threads: Threads = None,
     context: Context = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check bundle, log, operators and port, and serve nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Serve a bundle to the clinician at this machine, and to programs that speak OpenAI's API; nothing leaves the machine.
@@ -59,7 +60,10 @@ def serve(
         certificate = serving.bundle.certificate
         note(f"parity: {certificate.summary if certificate else 'this bundle was not compared with its original'}")
         note(f"log: {settings.audit or 'none'}")
-        say(f"{serving.url}   (the model is being loaded; Ctrl+C ends it)")
+        say(f"{serving.url}   ({'it would be served there' if dry_run else 'the model is being loaded; Ctrl+C ends it'})")
+    if dry_run:
+        serving.close()
+        return
     if open_page:
         import webbrowser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
@@ -17,8 +18,10 @@ from skinedge.clinic.desk import Desk
 from skinedge.clinic.guard import LOOPBACK, Guard
 from skinedge.clinic.http import ApiError
 from skinedge.clinic.metrics import CONTENT_TYPE_LATEST, Metrics
+from skinedge.clinic.sessions import Sessions
 from skinedge.clinic.visitors import Visitors
 
+SWEEP_S = 15.0
 _CODES = {404: "not_found", 405: "method_not_allowed", 400: "bad_request", 413: "too_large"}
 
 
@@ -35,7 +38,9 @@ def make_app(desk: Desk, visitors: Visitors, hosts: Collection[str] = LOOPBACK) 
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         desk.engine.start()
         await desk.record("start", model=desk.bundle.manifest.digest, skinedge=__version__)
+        sweeping = asyncio.create_task(_sweep(visitors.sessions))
         yield
+        sweeping.cancel()
         await desk.engine.close()
         await desk.close()
         await desk.record("stop", model=desk.bundle.manifest.digest)
@@ -59,6 +64,13 @@ def make_app(desk: Desk, visitors: Visitors, hosts: Collection[str] = LOOPBACK) 
 
     _add_errors(app)
     return Guard(_Counted(app, desk.metrics), hosts)
+
+
+async def _sweep(sessions: Sessions) -> None:
+    """End idle visits on time, and with them their photographs, also when nobody comes."""
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        sessions.sweep()
 
 
 class _Counted:

@@ -18,7 +18,7 @@ from skinedge.clinic.events import Ended, Event, Failed, Question, Said, Started
 from skinedge.clinic.http import ApiError
 from skinedge.clinic.metrics import Metrics
 from skinedge.clinic.pictures import LIMITS, Picture, Pictures, receive
-from skinedge.errors import ImageError
+from skinedge.errors import AuditError, ImageError
 from skinedge.runtime.image import ProcessorConfig
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class Desk:
         self.limits = LIMITS
         self._reading = asyncio.Semaphore(2)
         self._later: set[asyncio.Task[None]] = set()
+        self._fault = ""
 
     async def receive(self, asker: Asker, data: bytes) -> Picture:
         """A photograph from the bytes of a file, kept for its owner.
@@ -139,12 +140,20 @@ class Desk:
             none = any(words in e.message for words in _NO_PHOTOGRAPH)
             raise ApiError.of(415 if none else 422, "not_a_photograph" if none else "unreadable_photograph", e) from e
 
+    def forget(self, owner: str, name: str | None = None) -> None:
+        """One photograph of a visit, or all, and what the engine keeps of them."""
+        self.engine.forget(self.pictures.forget(owner, name))
+
     def ask(self, asker: Asker, question: Question) -> Asked:
         """Take a question.
 
         Raises:
-            ApiError: too many are waiting.
+            ApiError: too many are waiting, or the log cannot be written: what is not written down is not answered.
         """
+        if self._fault:
+            raise ApiError(
+                503, "log_failed", f"the audit log cannot be written: {self._fault}", "Make room on its disk; start again."
+            )
         try:
             return Asked(self, Answer(asker, question))
         except BusyError as e:
@@ -154,7 +163,11 @@ class Desk:
         """A line of the log, with the fields that are not ``None``."""
         if self.audit:
             kept = {name: value for name, value in fields.items() if value is not None}
-            await to_thread.run_sync(lambda: self.audit and self.audit.append(event, texts, **kept))
+            try:
+                await to_thread.run_sync(lambda: self.audit and self.audit.append(event, texts, **kept))
+            except AuditError as e:
+                self._fault = e.message
+                raise
 
     def finish(self, answer: Answer) -> None:
         """Count an answer and write it down, whether or not anybody waits for that."""
@@ -164,7 +177,7 @@ class Desk:
 
     async def close(self) -> None:
         """Wait until everything is written down."""
-        await asyncio.gather(*self._later)
+        await asyncio.gather(*self._later, return_exceptions=True)
 
     async def _finish(self, answer: Answer) -> None:
         end = answer.ended.finish_reason if answer.ended else answer.failed.code if answer.failed else "left"

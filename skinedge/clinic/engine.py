@@ -11,7 +11,7 @@ import itertools
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,8 @@ class EngineSettings:
     answer_s: float = 900.0
     grace_s: float = 60.0
     start_s: float = 900.0
-    restarts: int = 3  # in a row, without having become ready
+    refusals: int = 3  # starts in a row that the bundle or the machine refuses, with a reason
+    deaths: int = 20  # starts in a row that end without a word
 
     def command(self) -> list[str]:
         """What the process is started as."""
@@ -133,6 +134,7 @@ class Engine:
         self._served: deque[float] = deque(maxlen=20)
         self._asides: dict[int, asyncio.Future[wire.Message]] = {}
         self._keeper: asyncio.Task[None] | None = None
+        self._sending: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Start the process; returns at once, and ``state`` says how far it is."""
@@ -185,7 +187,12 @@ class Engine:
             ticket.tell(Ended("cancelled", 0, 0, 0, {}))
             self._tell_positions()
         elif ticket is self._running:
-            asyncio.ensure_future(self._send({"type": "cancel", "id": ticket.number}))  # noqa: RUF006  (its failure is a crash, seen elsewhere)
+            self._soon({"type": "cancel", "id": ticket.number})
+
+    def forget(self, photos: Sequence[str]) -> None:
+        """Let the engine forget photographs, and the conversation it has in mind."""
+        if photos and self._process and self.state in ("ready", "busy"):
+            self._soon({"type": "forget", "photos": list(photos)})
 
     async def golden(self) -> wire.Message:
         """The bundle's golden cases, asked again by the engine between two questions."""
@@ -208,24 +215,24 @@ class Engine:
 
     async def _keep(self) -> None:
         """Start the process, use it, start it again when it has ended."""
-        failures = 0
+        refusals = deaths = 0
         while True:
             process = await self._open()
             if process is None:
-                failures += 1
-                if failures >= self.settings.restarts:
-                    self.state = "failed"
-                    self._fail_all(Failed("engine_failed", self.detail or "the model's process cannot be started."))
+                refusals, deaths = (refusals + 1, deaths) if self.detail else (refusals, deaths + 1)
+                if refusals >= self.settings.refusals or deaths >= self.settings.deaths:
+                    self.state, self.detail = "failed", self.detail or "the model's process ends before it is ready."
+                    self._fail_all(Failed("engine_failed", self.detail))
                     return
-                await asyncio.sleep(0.2 * 2**failures)
-                continue
-            failures = 0
-            with suppress(wire.WireError):
-                await self._use(process)
-            self.state, self.detail = "restarting", "the model's process ended and is being started again."
+                await asyncio.sleep(min(10.0, 0.1 * 2 ** (refusals + deaths)))
+            else:
+                refusals = deaths = 0
+                with suppress(wire.WireError):
+                    await self._use(process)
+                self.state, self.detail = "restarting", "the model's process ended and is being started again."
+                await self._kill()
+                self._give_back()
             self.restarted += 1
-            await self._kill()
-            self._give_back()
 
     async def _open(self) -> asyncio.subprocess.Process | None:
         process = self._process = await asyncio.create_subprocess_exec(
@@ -235,7 +242,7 @@ class Engine:
         try:
             message, _ = await asyncio.wait_for(wire.read_async(process.stdout), self.settings.start_s)
         except (wire.WireError, TimeoutError):
-            self.detail = "the model's process ended before it was ready."
+            self.detail = ""
             await self._kill()
             return None
         if message["type"] != "ready":
@@ -341,6 +348,17 @@ class Engine:
             await stream.drain()
         except (ConnectionError, RuntimeError) as e:
             raise wire.WireError("the pipe ended") from e
+
+    def _soon(self, message: Mapping[str, Json]) -> None:
+        """Send without waiting; that the process is gone is noticed elsewhere."""
+
+        async def send() -> None:
+            with suppress(wire.WireError):
+                await self._send(message)
+
+        task = asyncio.get_running_loop().create_task(send())
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     async def _read(self, process: asyncio.subprocess.Process) -> wire.Message:
         assert process.stdout

@@ -56,6 +56,11 @@ class Encodings:
         self._known.move_to_end(photo.id)
         return self._known[photo.id]
 
+    def forget(self, names: Sequence[str]) -> None:
+        """Those of some photographs."""
+        for name in names:
+            self._known.pop(name, None)
+
 
 class Engine:
     """Answers the questions that come in by ``source`` at ``sink``."""
@@ -75,7 +80,7 @@ class Engine:
         self._say({"type": "ready", "context": self._session.context_length})
         while True:
             message, blob = self._asked.get()
-            {"ask": self._answer, "golden": self._golden}[str(message["type"])](message, blob)
+            {"ask": self._answer, "golden": self._golden, "forget": self._forget}[str(message["type"])](message, blob)
 
     def _listen(self) -> None:
         try:
@@ -150,6 +155,11 @@ class Engine:
         kept = verify_golden(folder, self._pipeline.manifest)
         outcomes = list(repeat(self._pipeline, folder / FOLDER, kept.cases)) if kept else []
         self._say({"type": "golden", "id": message["id"], "outcomes": [o.model_dump(mode="json") for o in outcomes]})
+
+    def _forget(self, message: wire.Message, _blob: bytes) -> None:
+        """What was seen in some photographs; the next question is read from its beginning."""
+        self._encodings.forget(cast(list[str], message["photos"]))
+        self._session.forget()
 
     def _warm_up(self) -> None:
         """The first answer pays for what is made once: kernels, caches, pages of the weights."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).with_name("page")
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
+_BINARY = {"type": "string", "format": "binary"}
 Digest = Annotated[str, PathParameter(pattern="^[0-9a-f]{64}$")]
 
 
@@ -130,7 +131,9 @@ class StatusBody(BaseModel):
 
 def routes(desk: Desk, visitors: Visitors) -> APIRouter:
     """All of them."""
-    router = APIRouter(tags=["Page"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 404, 413, 415, 422, 429, 503)})
+    router = APIRouter(
+        tags=["Page"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 404, 413, 415, 422, 429, 503)}
+    )
     assets = {path.name: path for path in sorted(ASSETS.iterdir()) if path.is_file()}
 
     @router.get("/", include_in_schema=False)
@@ -158,8 +161,9 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
         try:
             begun = await visitors.log_in(request, body.name, body.passphrase)
         except ApiError as e:
-            if e.code in ("wrong_passphrase", "too_many_attempts"):
-                await desk.record("login-refused", operator=body.name, reason=e.code)
+            if e.code == "wrong_passphrase":  # what is typed for a name may be a passphrase: only a known one is written down
+                known = visitors.people.now().find(body.name)
+                await desk.record("login-refused", operator=known.name if known else None)
             raise
         await desk.record("login", operator=begun.operator)
         return visit(begun)
@@ -190,7 +194,7 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
 
     @router.post(
         "/api/pictures", status_code=201, summary="Take a photograph in",
-        openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BINARY}}}},
     )  # fmt: skip
     async def take(request: Request) -> PictureBody:
         asker = visitors.page(request)
@@ -200,7 +204,7 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
 
     @router.delete("/api/pictures/{name}", status_code=204, response_class=Response, summary="Forget a photograph")
     async def forget(name: Digest, request: Request) -> Response:
-        desk.pictures.forget(visitors.page(request).owner, name)
+        desk.forget(visitors.page(request).owner, name)
         return Response(status_code=204)
 
     @router.post("/api/ask", response_model=None, summary="Ask; the answer comes as it is written")
@@ -333,7 +337,8 @@ async def _checked(desk: Desk, asker: Asker) -> AsyncIterator[str]:
     passed = True
     async for check in checks(desk):
         passed &= check.passed is not False
-        yield event("check", {"name": check.name, "passed": check.passed, "detail": check.detail, "seconds": round(check.seconds, 2)})
+        yield event(
+            "check", {"name": check.name, "passed": check.passed, "detail": check.detail, "seconds": round(check.seconds, 2)}
+        )
     await desk.record("self-test", operator=asker.operator, passed=passed)
     yield event("done", {"passed": passed})
-

@@ -91,7 +91,9 @@ class Pictures:
             self._kept.move_to_end((owner, name))
         return self._kept.get((owner, name))
 
-    def forget(self, owner: str, name: str | None = None) -> None:
-        """One picture, or all of an owner."""
-        for key in [k for k in self._kept if k[0] == owner and name in (None, k[1])]:
+    def forget(self, owner: str, name: str | None = None) -> list[str]:
+        """One picture, or all of an owner; the names of those that were here."""
+        keys = [k for k in self._kept if k[0] == owner and name in (None, k[1])]
+        for key in keys:
             self._held -= self._kept.pop(key).nbytes
+        return [k[1] for k in keys]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,9 +64,13 @@ class Serving:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     def run(self) -> None:
-        """Serve until a signal."""
+        """Serve until SIGINT or SIGTERM, either of which is an orderly end."""
+        # uvicorn sends itself the signal again when it is done: the default of SIGTERM would then cut the log's last record off.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            self.server.run([self.socket])
+            with suppress(KeyboardInterrupt):
+                self.server.run([self.socket])
         finally:
             self.close()
 
@@ -98,8 +104,8 @@ def open_server(settings: ServeSettings, on_step: Callable[[str], None] = lambda
     from skinedge.clinic.sessions import Sessions
     from skinedge.clinic.visitors import PeopleList, Visitors
 
-    people, key = PeopleList(settings.people), _key(settings.key_file)
-    _check_address(settings, locked=people.now().needed or key is not None)
+    key = _key(settings.key_file)
+    _check_address(settings, locked=PeopleList(settings.people).now().needed or key is not None)
     folder = settings.engine.bundle
     on_step(f"reading every byte of {folder}")
     manifest = verify(folder)
@@ -108,7 +114,8 @@ def open_server(settings: ServeSettings, on_step: Callable[[str], None] = lambda
     with ExitStack() as stack:
         audit = stack.enter_context(AuditLog(settings.audit, keep_text=settings.keep_text)) if settings.audit else None
         desk = Desk(bundle, Engine(settings.engine), audit)
-        sessions = Sessions(idle=settings.idle_s, on_end=lambda session: desk.pictures.forget(session.id))
+        sessions = Sessions(idle=settings.idle_s, on_end=lambda session: desk.forget(session.id))
+        people = PeopleList(settings.people, sessions.end_all_of)
         listening = stack.enter_context(_bound(settings.host, settings.port))
         hosts = {*LOOPBACK, *settings.names, settings.host}
         app = make_app(desk, Visitors(sessions, people=people, key=key), hosts)

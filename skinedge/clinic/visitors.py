@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,10 +28,15 @@ TOKEN = "X-Skinedge-CSRF"
 
 
 class PeopleList:
-    """The list of operators as it is now: who is taken off it is out at once."""
+    """The list of operators as it is now: who is taken off it is out at once.
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    Args:
+        path: of the file; ``None`` where nobody has to log in.
+        on_change: is given the name of whoever was taken off, or has another role or passphrase than before.
+    """
+
+    def __init__(self, path: Path | None, on_change: Callable[[str], None] = lambda _: None) -> None:
+        self._path, self._on_change = path, on_change
         self._read: tuple[int, int] | None = None
         self._people = People()
 
@@ -45,7 +51,9 @@ class PeopleList:
         stat = self._path.stat() if self._path.exists() else None
         read = (stat.st_mtime_ns, stat.st_size) if stat else (0, 0)
         if read != self._read:
-            self._people, self._read = People.load(self._path), read
+            before, self._people, self._read = self._people, People.load(self._path), read
+            for person in set(before.people) - set(self._people.people):
+                self._on_change(person.name)
         return self._people
 
 

@@ -208,9 +208,10 @@ class Reference:
         """See ``Session.prefill``: from the features and positions given, so that this stage is compared by itself."""
         check_prompt(prompt, images, self.context_length)
         embeds = self._embed(prompt, *images)[keep:]
-        if keep:
-            self._cache.crop(keep)
-        else:
+        surplus = self._cache.get_seq_length() - keep if keep else 0
+        if surplus:
+            self._cache.crop(-surplus)
+        if not keep:
             self._cache = transformers.DynamicCache(config=self.model.config)
         self._bias = None if bias is None else self._tensor(bias)
         self._next_position = prompt.next_position

@@ -61,6 +61,10 @@ class ReusingSession:
         self._read = then.followed_by(token)
         return logits
 
+    def forget(self) -> None:
+        """Keep nothing of the last conversation for the next."""
+        self._read = _Read.nothing()
+
     def close(self) -> None:
         """See ``Session.close``."""
         self._session.close()
