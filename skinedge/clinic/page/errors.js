@@ -4,7 +4,7 @@ import { el } from "./dom.js";
 import { known } from "./words.js";
 
 // Codes whose sentence from the workstation names something that ours cannot.
-const DETAILED = ["unreadable_photograph", "not_a_photograph", "too_large", "engine_failed", "bad_prompt", "bad_request", "internal", "not_found"];
+const DETAILED = ["unreadable_photograph", "not_a_photograph", "too_large", "engine_failed", "bad_prompt", "bad_request", "log_failed", "internal", "not_found"];
 
 /**
  * @param {unknown} error
