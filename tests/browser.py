@@ -64,7 +64,9 @@ class Watched:
 @contextmanager
 def watched(browser: Browser, url: str, settings: Mapping[str, str] | None = None, **context: Any) -> Iterator[Watched]:
     """The page at ``url`` with kept ``settings``; checked at the end."""
-    given = browser.new_context(accept_downloads=True, reduced_motion="reduce", **({"viewport": {"width": 1280, "height": 800}} | context))
+    given = browser.new_context(
+        accept_downloads=True, reduced_motion="reduce", **({"viewport": {"width": 1280, "height": 800}} | context)
+    )
     given.set_default_timeout(20_000)
     given.add_init_script(_WATCH)
     for name, value in (settings or {}).items():
@@ -73,7 +75,10 @@ def watched(browser: Browser, url: str, settings: Mapping[str, str] | None = Non
     found = Watched(page, url.rstrip("/"))
     page.on("request", lambda request: found.requests.append(request.url))
     page.on("pageerror", lambda error: found.complaints.append(str(error)))
-    page.on("console", lambda m: found.complaints.append(m.text) if m.type in ("error", "warning") and _ANSWERS not in m.text else None)
+    page.on(
+        "console",
+        lambda m: found.complaints.append(m.text) if m.type in ("error", "warning") and _ANSWERS not in m.text else None,
+    )
     page.on("filechooser", lambda _: None)  # a listener that comes and goes lets one dialog in between through
     page.goto(url)
     page.wait_for_selector(READY)
@@ -109,8 +114,10 @@ def tab_to(page: Page, selector: str, most: int = 80) -> None:
     for _ in range(most):
         page.keyboard.press("Tab")
         at = page.evaluate(
-            """() => { const e = document.activeElement, s = getComputedStyle(e), f = getComputedStyle(e.closest(".field") ?? e);
-            return { html: e.outerHTML.slice(0, 120), body: e === document.body, shown: [s, f].some((x) => x.outlineStyle !== "none") } }"""
+            """() => {
+            const e = document.activeElement, s = getComputedStyle(e), f = getComputedStyle(e.closest(".field") ?? e);
+            return { html: e.outerHTML.slice(0, 120), body: e === document.body,
+            shown: [s, f].some((x) => x.outlineStyle !== "none") } }"""
         )
         assert at["shown"] or at["body"], f"the focus is not visible: {at['html']}"
         if page.evaluate(f"document.activeElement.matches({selector!r})"):

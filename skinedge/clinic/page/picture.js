@@ -30,9 +30,11 @@ export class Shot {
   /** Forget it, here and there. */
   async forget() {
     URL.revokeObjectURL(this.url);
-    if (!this.id) return;
+    const { id } = this;
+    this.id = "";
+    if (!id) return;
     try {
-      await call("DELETE", `/api/pictures/${this.id}`);
+      await call("DELETE", `/api/pictures/${id}`);
     } catch {
       // it is forgotten with the session at the latest
     }
