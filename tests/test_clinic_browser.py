@@ -575,7 +575,7 @@ def test_a_killed_model_and_a_server_that_goes_and_comes_lose_nothing(browser: B
                 assert page.locator("#banner").is_hidden()
                 ask(page, "What is it?")
                 assert page.locator(".exchange").count() == page.locator(".facts").count() == 2
-                assert page.locator(".alert.bad").count() == 0
+                assert page.locator(".exchange .alert.bad").count() == 0
             at.complaints.clear()  # refused connections
 
 
