@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from skinedge.clinic.report import LANGUAGES, Language, reliability, words
+from skinedge.clinic.report import LANGUAGES, Exchange, Language, reliability, render, words
 from tests.browser import READY, Watched, becomes, chromium, faults, photograph, tab_to, watched
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
@@ -24,6 +25,7 @@ from skinedge.clinic.engine import EngineSettings
 from skinedge.clinic.people import People, person
 from skinedge.clinic.serve import ServeSettings, open_server
 from tests.clinic import workstation
+from tests.test_clinic_page import REPORT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -443,6 +445,22 @@ def test_the_script_and_the_report_translate_alike(browser: Browser, url: str) -
                 sentences,
             )
         assert got == [reliability(s, language) for s in sentences]
+
+
+def test_a_report_of_the_usual_length_is_one_page(browser: Browser, photos: list[Path], tmp_path: Path) -> None:
+    """Some 500 words, which is what the original writes, in both languages and with one or two photographs."""
+    layer = "The plaque is sharply demarcated and carries a silvery scale that lies in thick layers upon a red ground. " * 9
+    raw = f"<think>Observation: {layer}\nReasoning: {layer}\nDifferential: {layer}</think>\n<answer>plaque psoriasis</answer>"
+    for language in LANGUAGES:
+        for count in (1, 2):
+            shown = Exchange("What is this, and what speaks against it?", [p.read_bytes() for p in photos[:count]], raw, "", 41.0)
+            path = tmp_path / f"{language}-{count}.html"
+            path.write_text(render(replace(REPORT, language=language, exchanges=[shown])), encoding="utf-8")
+            page = browser.new_page()
+            page.goto(path.as_uri())
+            assert faults(page) == []
+            assert pdf_pages(page.pdf(prefer_css_page_size=True)) == 1
+            page.close()
 
 
 def test_a_file_that_is_no_photograph_and_one_that_is_poor(browser: Browser, url: str, tmp_path: Path) -> None:
