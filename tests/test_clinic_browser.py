@@ -651,6 +651,43 @@ def test_where_one_must_log_in(browser: Browser, bundle: Path, photos: list[Path
         assert page.locator(".exchange, .photo").count() == 0
 
 
+def test_a_visit_waits_for_its_operator_and_for_nobody_else(
+    browser: Browser, bundle: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "people.json"
+    people = [person(name, "clinician", f"{name} is a long passphrase") for name in ("Dr. Li", "Dr. Wang")]
+    People(tuple(people), True).save(path)
+    with (
+        workstation(bundle, engine(bundle), people=path, idle_s=1.5) as (_, serving),
+        watched(browser, serving.url, {"language": "en"}) as at,
+    ):
+        page = at.page
+
+        def log_in(name: str) -> None:
+            page.wait_for_selector("#d-login[open]")
+            page.fill("#login-name", name)
+            page.fill("#login-passphrase", f"{name} is a long passphrase")
+            page.click("#login-go")
+            page.wait_for_selector("#d-login", state="hidden")
+
+        log_in("Dr. Li")
+        add(page, photos[0])
+        ask(page)
+        page.wait_for_timeout(2000)
+        page.fill("#question", "What is it?")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#d-login[open]")
+        assert not page.locator(".exchange, .photo").locator("visible=true").count()
+        log_in("Dr. Li")
+        becomes(page, "document.querySelectorAll('.facts').length === 2")  # the photograph was sent again
+        page.wait_for_timeout(2000)
+        page.fill("#question", "And now?")
+        page.keyboard.press("Control+Enter")
+        log_in("Dr. Wang")
+        page.wait_for_selector("#welcome:not([hidden])")
+        assert page.locator(".exchange, .photo").count() == 0
+
+
 def test_a_photograph_from_the_camera(browser: Browser, url: str) -> None:
     with watched(browser, url) as at:
         page = at.page

@@ -37,7 +37,10 @@ export class Desk {
 
   /** Clear it. */
   clear() {
-    for (const card of this.cards) this.#forget(card.photo);
+    for (const { photo } of this.cards) {
+      photo.sending?.abort();
+      this.#forget(photo);
+    }
     this.cards = [];
     this.comparing = false;
     this.show();

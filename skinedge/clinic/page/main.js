@@ -14,8 +14,18 @@ import * as status from "./status.js";
 import { Visit } from "./visit.js";
 import { load } from "./words.js";
 
-/** @param {import("./api.js").Session} session */
+/** @type {string | null} */
+let operator = null;
+
+/**
+ * Who is there now. A visit whose operator's session has ended is hidden until they are back; somebody else never sees it.
+ * @param {import("./api.js").Session} session
+ */
 function who(session) {
+  const { login: state } = session;
+  if (state === "done" && operator && operator !== session.operator) void visit.clear();
+  if (state === "done") operator = session.operator;
+  $("main").classList.toggle("covered", state === "needed" && operator !== null && !visit.empty);
   $("logout").hidden = session.login !== "done";
   $("operator").textContent = session.operator ?? "";
   $("open-login").hidden = session.login !== "needed";
@@ -40,7 +50,7 @@ $("open-login").addEventListener("click", () => void login.logIn().then((done) =
 $("language").addEventListener("click", () => void settings.choose("language", settings.setting("language") === "en" ? "zh" : "en"));
 $("logout").addEventListener("click", async () => {
   await visit.renew();
-  if (visit.empty) await leave();
+  if (visit.empty) await leave().then(() => (operator = null));
 });
 new MutationObserver(() => visit.translate()).observe(document.documentElement, { attributeFilter: ["lang"] });
 

@@ -58,6 +58,7 @@ async function save(visit) {
     response = await call("POST", "/api/report", body());
   } catch (error) {
     if (!(error instanceof ApiError) || error.code !== "picture_gone") throw error;
+    if (!answered.every((e) => visit.exchanges.includes(e))) throw error; // somebody else has logged in meanwhile
     for (const shot of answered.flatMap((e) => e.shots)) await shot.send();
     response = await call("POST", "/api/report", body());
   }
