@@ -91,10 +91,10 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for weights, figures and card.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="The model that reads; by default the embedded one.")] = BASE,
     work: Annotated[Path, typer.Option(help="What was read is kept here for another run.")] = Path("build/dermeval"),
-    pictures: Annotated[int, typer.Option(min=12, help="Pictures drawn for training.")] = 2400,
+    pictures: Annotated[int, typer.Option(min=12, help="Pictures drawn for training.")] = 1920,
     each: Annotated[int, typer.Option(min=1, help="Narratives of each picture.")] = 4,
-    tests: Annotated[int, typer.Option(min=12, help="Pictures drawn for the tests.")] = 800,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs on true scores.")] = 4,
+    tests: Annotated[int, typer.Option(min=12, help="Pictures drawn for the tests.")] = 480,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs on true scores.")] = 5,
     lr: Annotated[float, typer.Option(min=0, help="Highest learning rate there.")] = 1e-3,
     reinforce: Annotated[str, typer.Option(help="off, sampled (REINFORCE) or exact (its expectation).")] = "sampled",
     reinforce_epochs: Annotated[int, typer.Option(min=1, help="Epochs of REINFORCE.")] = 1,
@@ -130,7 +130,9 @@ def train(
     if start:
         judge = read_judge(start, digest)[0]
     else:
-        judge = Judge(Shape(shop.config.text.hidden_size, states=states and not blind, surprise=surprise and not blind))
+        judge = Judge(
+            Shape(shop.config.text.hidden_size, states=states and not blind, surprise=surprise and not blind, agreement=not blind)
+        )
         fit.supervised(judge, training, fit.Stage(epochs, lr, seed), None if quiet else _Progress("true scores"))
     if reinforce != "off":
         how = fit.Reinforce(exact=reinforce == "exact")

@@ -116,7 +116,8 @@ def truth_of(watched: Watched) -> npt.NDArray[np.float64]:
 
 def without_pictures(watched: Watched) -> Watched:
     """The same, with no picture for the judge to look at; what the model had in mind when it looked is still there."""
-    return replace(watched, batches=tuple(replace(b, picture=b.picture[:, :0]) for b in watched.batches))
+    blind = tuple(replace(b, picture=b.picture[:, :0], agreement=torch.zeros_like(b.agreement)) for b in watched.batches)
+    return replace(watched, batches=blind)
 
 
 def _train(judge: Judge, watched: Watched, stage: Stage, loss: Loss, report: Report | None) -> None:
