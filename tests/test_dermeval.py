@@ -17,7 +17,7 @@ from skinedge.errors import CheckpointError, OutputError, UsageError
 from skinedge.evaluation.damage import FORMS
 from skinedge.evaluation.dermeval import EMBEDDED, DermEval, critique, read_judge, write_judge
 from skinedge.evaluation.dermeval_model import LEVELS, Judge, Seen, Shape, expected, flaw_names, look, part
-from skinedge.evaluation.dermeval_reading import Reader, fill, page_of
+from skinedge.evaluation.dermeval_reading import VALUES, Reader, fill, page_of
 from skinedge.evaluation.scorer import Scorable
 from skinedge.evaluation.scores import DIMENSIONS
 from skinedge.model.config import read_config
@@ -46,10 +46,10 @@ def watched(model: Reference) -> Watched:
     """Sixteen samples of four pictures, some of them without."""
     config = read_config(BASE)
     cases = draw_cases(4, 5)
-    features = see(cases, model.model.model.visual, config, read_processor_config(BASE), quiet=True)
-    samples = Samples(cases, GRID, textbook(), Reader(BASE, config))
-    drawn = samples.draw_all(4, np.random.default_rng(0), blind=0.3)
-    return watch(model.model, drawn, features, 4, quiet=True)
+    reader = Reader(BASE, config)
+    looks = see(cases, model.model, reader, config, read_processor_config(BASE), quiet=True)
+    drawn = Samples(cases, GRID, textbook(), reader).draw_all(4, np.random.default_rng(0), blind=0.3)
+    return watch(model.model, drawn, looks, 4, quiet=True)
 
 
 @pytest.fixture
@@ -84,13 +84,14 @@ def test_neighbours_in_a_batch_change_nothing(judge: Judge, watched: Watched) ->
         cut = replace(
             alone, states=alone.states[:, :length], words=alone.words[:, :length], surprise=alone.surprise[:, :length],
             told=alone.told[:, :length], page=alone.page[:, :page], written=alone.written[:, :page],
+            about=alone.about[:, :page], agreement=alone.agreement[:, :page],
         )  # fmt: skip
         torch.testing.assert_close(judge(cut).scores[0], together[row], atol=1e-4, rtol=1e-4)
 
 
 def test_both_ways_to_read_give_the_same(model: Reference) -> None:
     reader = Reader(BASE, read_config(BASE))
-    readings = [reader.read(text, (), "") for text in ("There is a ring.", "The colour is red and the border is sharp.")]
+    readings = [reader.read(text, (), None) for text in ("There is a ring.", "The colour is red and the border is sharp.")]
     plain, own = look(model.model, fill(readings), None, decode_plainly), look(model.model, fill(readings), None)
     for a, b in zip(plain, own, strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4)
@@ -101,14 +102,28 @@ def test_what_is_not_on_the_picture_surprises_the_model(model: Reference) -> Non
     """The colour's word is less likely where the picture shows another colour."""
     config, reader = read_config(BASE), Reader(BASE, read_config(BASE))
     cases = [c for c in draw_cases(36, 5) if c.findings.colour in ("red", "white")][:10]
-    features = see(cases, model.model.model.visual, config, read_processor_config(BASE), quiet=True)
+    looks = see(cases, model.model, reader, config, read_processor_config(BASE), quiet=True)
     told = {c: f"<think>\nObservation: There is a single lesion. The colour is {c}." for c in ("red", "white")}
     true = [c.findings.colour for c in cases]
     false = ["white" if colour == "red" else "red" for colour in true]
-    readings = [reader.read(told[colour], (GRID,), "") for colour in (*true, *false)]
-    surprise = look(model.model, fill(readings), torch.from_numpy(np.concatenate([features, features])))[2]
+    readings = [reader.read(told[colour], (GRID,), None) for colour in (*true, *false)]
+    surprise = look(model.model, fill(readings), torch.cat([looks.features, looks.features]))[2]
     likely = surprise[..., 0].sum(1).reshape(2, -1)
     assert float((likely[0] > likely[1]).float().mean()) >= 0.9
+
+    # Asked for all clauses at once, the model believes what it believes when it reads one after the other.
+    red, white = (VALUES.index(("colour", colour)) for colour in ("red", "white"))
+    ratio = (looks.beliefs[:, red] / looks.beliefs[:, white]).log()
+    told = {c: f"<think>\nObservation: There is a single lesion. The colour is {c}." for c in ("red", "white")}
+    each = []
+    for colour in ("red", "white"):
+        read = [reader.read(told[colour], (GRID,), None)] * len(cases)
+        noticed = look(model.model, fill(read), looks.features)[2]
+        assert float(noticed[..., 0].min()) > -4  # none was cut off
+        each.append(4 * noticed[:, :-2, 0].sum(1))  # without the end of the turn
+    torch.testing.assert_close(each[0] - each[1], ratio, atol=1e-2, rtol=1e-3)
+    owner = [i for i, (finding, _) in enumerate(VALUES) if finding == "colour"]
+    torch.testing.assert_close(looks.beliefs[:, owner].sum(1), torch.ones(len(cases)))
 
 
 def test_scores_are_shared_between_the_two_nearest_levels() -> None:
@@ -204,8 +219,10 @@ def test_a_critique_names_what_is_likelier_than_not() -> None:
 
 
 def test_a_page_is_found_by_the_answer() -> None:
-    assert page_of("<answer>Psoriasis.</answer>", textbook()).startswith("psoriasis: ")
-    assert page_of("<answer>gout</answer>", textbook()) == page_of("psoriasis", textbook()) == ""
+    page = page_of("<answer>Psoriasis.</answer>", textbook())
+    assert page is not None
+    assert page.text().startswith("psoriasis: arrangement single or scattered; colour red or pink;")
+    assert page_of("<answer>gout</answer>", textbook()) is page_of("psoriasis", textbook()) is None
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def believe(model: Any, tree: Tree, features: Tensor) -> Tensor:
         logs[:, [b - first for b in before], [int(tree.ids[p]) for p in places_]].sum(-1)
         for before, places_ in zip(tree.before, tree.places, strict=True)
     ]
-    parts = torch.stack(each, -1).split([len(values) for values in VOCABULARY.values()], -1)
+    parts = torch.split(torch.stack(each, -1), [len(values) for values in VOCABULARY.values()], -1)
     return torch.cat([part.softmax(-1) for part in parts], -1)
 
 

@@ -99,7 +99,7 @@ class Reader:
             lead = opening if finding == "arrangement" else intro
             clause = CLAUSES[finding][value][0]
             text = f"{lead} {clause[0].upper()}{clause[1:]}."
-            path = []
+            path: list[int] = []
             for token in self._told(text, [grid])[0].token_ids[common : -self._ending]:
                 parent = path[-1] if path else root
                 place = known.setdefault((parent, int(token)), len(ids))
