@@ -1,12 +1,15 @@
 """Is ``skinedge bench`` to be believed?  What it takes itself, that it calls no noise a difference, and that it finds one.
 
 Usage: python -m benchmarks.bench_selfcheck trials [--bundle BUNDLE] [--trials 20] [--planted 0.05,0.1] [--blocks 8]
+         [--threads 1] [--core N]
        python -m benchmarks.bench_selfcheck overhead [--bundle BUNDLE] [--model MODEL] [--tokens 128] [--rounds 10]
 
 ``trials``: in each trial A is measured against itself, and against a session of the same bundle whose every step is made
 longer by a share of its own time (a busy loop, as a slower kernel would be), by the procedure of ``skinedge bench A
 --against B``: fresh processes, A x x A, and A against itself once more as the noise floor.  All arms of a trial share their
-neighbouring As.  Counted are trials in which A/A shows no difference, and in which the slowdown is found.
+neighbouring As.  One thread, because the embedded model's step of a third of a millisecond is mostly waiting for the other
+thread where there are two, and differs by 5 % from process to process then.  Counted are trials in which A/A shows no
+difference, and in which the slowdown is found.
 
 ``overhead``: what a token takes beyond the session's own step and the choice of the token.  The session's logits are
 recorded once and played back without computing anything, once by a bare loop and once by the harness; the difference, over
@@ -35,7 +38,7 @@ from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export
 from skinedge.embedded import embedded_checkpoint
 from skinedge.measure.bench import Opening, Subject, questions, watching
-from skinedge.measure.compare import BLOCKS, FIRST, METRICS, medians, pairs, rules_for, run_all, schedule
+from skinedge.measure.compare import BLOCKS, FIRST, METRICS, fastest, pairs, rules_for, run_all, schedule
 from skinedge.measure.harness import Question, Rules, prepare, run_once
 from skinedge.measure.machine import open_sources
 from skinedge.measure.statistics import LEVEL, Judged, judge, paired_ratio
@@ -71,25 +74,32 @@ class Played:
         return self._logits[self._next - 1]
 
 
-def worker(share: float) -> tuple[str, ...]:
-    """The command of a worker whose steps are so much longer; that of A is the same with 0."""
-    return (sys.executable, "-m", "benchmarks.slowed_worker", str(share))
+def worker(share: float, core: int | None = None) -> tuple[str, ...]:
+    """The command of a worker whose steps are so much longer; that of A is the same with 0.  ``core``: it runs there only."""
+    pinned = () if core is None else ("taskset", "--cpu-list", str(core))
+    return (*pinned, sys.executable, "-m", "benchmarks.slowed_worker", str(share))
 
 
 def trial(
-    bundle: Path, asked: Sequence[Question], planted: Sequence[float], blocks: int, rules: Rules
+    bundle: Path,
+    asked: Sequence[Question],
+    planted: Sequence[float],
+    blocks: int,
+    rules: Rules,
+    threads: int,
+    core: int | None = None,
 ) -> dict[str, dict[str, Judged]]:
     """Every arm's judgement, by metric."""
     shares = {FIRST: 0.0, SAME: 0.0, **{f"{s:g}": s for s in planted}, AGAIN: 0.0}
     arms = [name for name in shares if name != FIRST]
-    subjects = {name: Subject(bundle, Opening(processor="cpu"), worker(s)) for name, s in shares.items()}
+    subjects = {name: Subject(bundle, Opening(processor="cpu", threads=threads), worker(s, core)) for name, s in shares.items()}
     with watching(lambda _: None) as watched:
         told, _ = run_all([subjects[a] for a in schedule(blocks, arms)], asked, rules, watched, lambda _: None)
     if told[-1].problem:
         raise SystemExit(f"the trial was disturbed: {told[-1].problem}")
     found: dict[str, dict[str, Judged]] = {arm: {} for arm in arms if arm != AGAIN}
     for metric in METRICS:
-        by_arm = pairs(medians(told, 0, metric), arms)
+        by_arm = pairs(fastest(told, 0, metric), arms)
         for arm in found:
             found[arm][metric] = judge(by_arm[arm], by_arm[AGAIN], LEVEL / len(METRICS))
     return found
@@ -100,13 +110,22 @@ def hit(found: dict[str, Judged]) -> bool:
     return found["tpot_ms"].verdict == "difference" and found["tpot_ms"].ratio.median > 1
 
 
-def trials(bundle: Path, count: int, planted: Sequence[float], blocks: int, rules: Rules | None = None) -> dict[str, object]:
+def trials(
+    bundle: Path,
+    count: int,
+    planted: Sequence[float],
+    blocks: int,
+    rules: Rules | None = None,
+    *,
+    threads: int = 1,
+    core: int | None = None,
+) -> dict[str, object]:
     """Count over trials; each is printed as it ends."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="skinedge-") as scratch:
         asked = questions(read_suite("compare"), Path(scratch))
         for number in range(1, count + 1):
-            found = trial(bundle, asked, planted, blocks, rules or rules_for(blocks))
+            found = trial(bundle, asked, planted, blocks, rules or rules_for(blocks), threads, core)
             rows.append(found)
             said = {arm: [round(j["tpot_ms"].ratio.median, 4), j["tpot_ms"].verdict] for arm, j in found.items()}
             print(number, json.dumps(said), f"noise ±{found[SAME]['tpot_ms'].floor:.2%}", flush=True)
@@ -114,7 +133,8 @@ def trials(bundle: Path, count: int, planted: Sequence[float], blocks: int, rule
     hits = {f"{share:g}": sum(hit(row[f"{share:g}"]) for row in rows) for share in planted}
     least = min((share for share in planted if hits[f"{share:g}"] >= ENOUGH * count), default=None)
     return {
-        "trials": count, "blocks": blocks, "pairs": 2 * blocks, "level": LEVEL, "same_without_difference": quiet,
+        "trials": count, "blocks": blocks, "pairs": 2 * blocks, "threads": threads, "core": core, "level": LEVEL,
+        "same_without_difference": quiet,
         "planted_found": hits, "smallest_found_in_nine_of_ten": least,
         "noise_floor_median": statistics.median(row[SAME]["tpot_ms"].floor for row in rows),
         "ratio_median": {arm: statistics.median(row[arm]["tpot_ms"].ratio.median for row in rows) for arm in rows[0]},
@@ -197,6 +217,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--planted", default="0.05", help="shares by which steps are made longer")
     parser.add_argument("--blocks", type=int, default=BLOCKS)
+    parser.add_argument("--threads", type=int, default=1, help="of the trials' sessions")
+    parser.add_argument("--core", type=int, help="of the trials' workers, where others work on the rest")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, default=RESULT)
@@ -204,7 +226,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="skinedge-") as scratch:
         if args.what == "trials":
             planted = [float(s) for s in args.planted.split(",")]
-            found = trials(args.bundle or tiny(Path(scratch)), args.trials, planted, args.blocks)
+            found = trials(
+                args.bundle or tiny(Path(scratch)), args.trials, planted, args.blocks, threads=args.threads, core=args.core
+            )
             passed = found["same_without_difference"] == args.trials and found["smallest_found_in_nine_of_ten"] is not None
         else:
             found = overhead(args.bundle or half_billion(args.model, Path(scratch)), args.tokens, args.rounds)

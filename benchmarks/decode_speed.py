@@ -91,13 +91,22 @@ class Arms:
         words = [str(self.folder(shape, arm)), str(threads), str(tokens)]
         command = [str(self._genai), str(script)] if arm == "genai" else [sys.executable, "-m", MODULE, "--worker"]
         path = [str(ROOT), str(self._work / "llama-native")] if arm == "gguf-native" else [str(ROOT)]
-        times = json.loads(fresh([*command, *words], threads, path))
-        return 1 / statistics.median(times[WARM:])
+        return speed(fresh([*command, *words], threads, path))
+
+
+def own_speed(bundle: Path, threads: int, tokens: int) -> float:
+    """Tokens a second of one of our bundles, in a process of its own."""
+    return speed(fresh([sys.executable, "-m", MODULE, "--worker", str(bundle), str(threads), str(tokens)], threads, [str(ROOT)]))
+
+
+def speed(line: str) -> float:
+    """Of a worker's times, when it is warm."""
+    return 1 / statistics.median(json.loads(line)[WARM:])
 
 
 def fresh(command: list[str], threads: int, path: list[str]) -> str:
-    """The last line a process prints; it has core 0 to itself if it has one thread."""
-    pinned = ["taskset", "-c", "0"] if threads == 1 else []
+    """The last line a process prints; it stays on one core, the first that this process may use, if it has one thread."""
+    pinned = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if threads == 1 else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     done = subprocess.run([*pinned, *command], capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     if done.returncode:

@@ -113,7 +113,7 @@ def _shards(specs: list[TensorSpec]) -> Iterator[list[TensorSpec]]:
 
 def export_command(model: Path, adapters: list[Path], case: str, out: Path) -> list[str]:
     target, scheme = case.split(":")
-    words = ["export", "--model", str(model), "-t", target, "-s", scheme, "-o", str(out), "--json"]
+    words = ["export", "--model", str(model), "-t", target, "-s", scheme, "-o", str(out), "--unverified", "--json"]
     return [sys.executable, "-m", "skinedge", *words, *(w for a in adapters for w in ("--adapter", str(a)))]
 
 

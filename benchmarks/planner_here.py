@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.decode_speed import PROMPT, WARM, fresh
+from benchmarks.decode_speed import PROMPT, WARM, own_speed
 from skinedge.devices import HERE, Device, read_device
 from skinedge.devices.constants import GIB, efficiency
 from skinedge.devices.footprint import footprint
@@ -61,7 +61,7 @@ def compare(bundle: Path, threads: int, tokens: int, rounds: int) -> dict[str, A
     measured, estimated, fitted = [], [], []
     for _ in range(rounds):
         device = here(threads)
-        measured.append(fresh(target, bundle, threads, tokens + WARM, Path()))
+        measured.append(own_speed(bundle.resolve(), threads, tokens + WARM))
         row = forecast(shape, [device], load, target=target, scheme=scheme).rows[0]
         assert row.time is not None, row.reason
         estimated.append(row.time.decode_tok_s)

@@ -56,6 +56,7 @@ CARRIED = (
     "chat_template.jinja",
     "chat_template.json",
 )
+GOLDEN = "golden/"  # made of a finished bundle like its certificate: each seals itself and names the bundle's digest
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENCE", "LICENSE.md")
 # Libraries whose versions the bytes of a bundle may depend on.
 _COMPUTING = ("numpy", "ml_dtypes", "gguf", "xllamacpp", "llama_cpp_python", "onnx", "onnx-ir")
@@ -181,21 +182,26 @@ def export(
 
 
 def verify(folder: Path) -> Manifest:
-    """Check every byte of a bundle against its manifest.
+    """Check every byte of a bundle against its manifest, and its certificate, if it has one, against both.
 
     Raises:
         BundleError: a file is missing, changed, or does not belong; it is named.
     """
+    from skinedge.parity.certificate import FILES, verify_certificate
+    from skinedge.parity.recheck import verify_golden
+
     manifest = read_manifest(folder)
-    listed = {record.path for record in manifest.files}
+    listed = {*(record.path for record in manifest.files), *FILES}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise BundleError(f"{folder}: '{name}' is a link, and a bundle holds plain files.", hint="Export it again.")
-        if path.is_file() and name not in listed and name != MANIFEST_FILE:
+        if path.is_file() and name not in listed and name != MANIFEST_FILE and not name.startswith(GOLDEN):
             raise BundleError(f"{folder}: '{name}' does not belong to the bundle.", hint="Move it elsewhere.")
     for record in manifest.files:
         _verify_file(folder, record)
+    verify_golden(folder, manifest)
+    verify_certificate(folder, manifest)
     return manifest
 
 

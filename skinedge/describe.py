@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from skinedge.calibration.plan import CalibrationPlan
     from skinedge.calibration.planning import Sizes
     from skinedge.manifest import Manifest
+    from skinedge.parity.certificate import Certificate
 
 
 def describe_preflight(out: Path, flight: Preflight) -> None:
@@ -42,6 +43,12 @@ def describe_manifest(folder: Path, manifest: Manifest) -> None:
     say(f"  licence  {manifest.licence}")
     for record in reversed(manifest.lineage):
         say(f"  from     {record.kind:19} {record.digest[:16]}  {record.note}".rstrip())
+
+
+def describe_certificate(certificate: Certificate | None) -> None:
+    """What is known of a bundle's parity, on one line."""
+    missing = "unverified: nobody has compared it with its reference (skinedge parity BUNDLE)"
+    say(f"  parity   {certificate.summary if certificate else missing}")
 
 
 def describe_calibration_plan(out: Path, records: int, plan: CalibrationPlan) -> None:

@@ -55,4 +55,4 @@ def load(folder: str, kind: str, name: str) -> ModuleType:
         UsageError: no such file.
     """
     check(kind, name, names(folder))
-    return importlib.import_module(f"skinedge.{folder}.{name}")
+    return importlib.import_module(f"skinedge.{folder.replace('/', '.')}.{name}")

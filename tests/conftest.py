@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from skinedge.artifacts import AdapterCheckpoint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_quick_form() -> Iterator[None]:
+    """Exports typed in the tests' own process are not followed by the comparison; ``tests/test_certify.py`` tests it."""
+    from skinedge.cli import exporting
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "_compared", lambda *_, **__: "the tests leave it out")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +52,24 @@ def tiny_lora(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     from skinedge.model.tiny import make_lora
 
     return make_lora(tmp_path_factory.mktemp("lora") / "lora", read_config(tiny_model))
+
+
+@pytest.fixture(scope="session")
+def source(tiny_model: Path, tiny_branch: Path) -> AdapterCheckpoint:
+    """``tiny_model`` with ``tiny_branch``."""
+    from skinedge.artifacts import AdapterCheckpoint
+
+    return AdapterCheckpoint.find(tiny_model, [tiny_branch])
+
+
+@pytest.fixture(scope="session")
+def bundles(source: AdapterCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """ONNX bundles of ``source`` by scheme; copied by whoever changes one."""
+    from skinedge.bundle import export
+    from skinedge.targets._contract import ExportOptions
+
+    work = tmp_path_factory.mktemp("bundles")
+    return {s: export(source, "onnx", ExportOptions(s, context=1024), work / s).path for s in ("f32", "int4")}
 
 
 @pytest.fixture(scope="session")

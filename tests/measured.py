@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skinedge.kit.record import GoldenOutcome, KitRecord
+from skinedge.kit.record import KitRecord
 from skinedge.manifest import DecodingRecord, LineageRecord
 from skinedge.measure.forecast import (
     Accuracy,
@@ -33,6 +33,7 @@ from skinedge.measure.result import (
     Result,
     RunSample,
 )
+from skinedge.parity.golden import GoldenOutcome
 
 
 def sha(text: str) -> str:
@@ -110,7 +111,7 @@ def parity(what: BundleRecord, kl: float, *, passed: bool = True) -> dict[str, A
         {"name": "pixels", "measured": {"max_abs": 0.0}, "limit": None, "images": 3, "passed": True},
         {"name": "steps", "measured": {"max_abs": 8 * kl**0.5, "kl_mean": kl, "kl_max": 9 * kl, "top1": 1 - kl**0.5 / 4},
          "limit": {"metric": "kl_mean", "value": 0.1}, "images": 3, "passed": passed},
-        {"name": "text", "measured": {"different": 0.0, "same_tokens": 65.0}, "limit": None, "images": 3, "passed": True},
+        {"name": "narrative", "measured": {"different": 0.0, "same_tokens": 65.0}, "limit": None, "images": 3, "passed": True},
     ]  # fmt: skip
     return {
         "bundle": what.digest, "reference": sha("adapter checkpoint"), "same_source": True, "target": what.target,

@@ -23,11 +23,6 @@ pytest.importorskip("onnx_ir")
 
 
 @pytest.fixture(scope="module")
-def source(tiny_model: Path, tiny_branch: Path) -> AdapterCheckpoint:
-    return AdapterCheckpoint.find(tiny_model, [tiny_branch])
-
-
-@pytest.fixture(scope="module")
 def pristine(source: AdapterCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(source, "onnx", ExportOptions("int4"), tmp_path_factory.mktemp("bundle") / "b").path
 

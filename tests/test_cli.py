@@ -61,7 +61,18 @@ def content(folder: Path) -> Mapping[str, bytes]:
 
 def test_the_commands_are_those_of_the_issues() -> None:
     path = {"calibrate", "overflow", "quantize", "imatrix", "merge", "export", "plan", "run", "parity", "verify", "bench"}
-    assert set(COMMANDS) == path | {"kit", "report", "show", "targets", "devices", "doctor", "demo"}
+    assert set(COMMANDS) == path | {
+        "evaluate",
+        "judge",
+        "compare",
+        "kit",
+        "report",
+        "show",
+        "targets",
+        "devices",
+        "doctor",
+        "demo",
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -140,6 +151,12 @@ def test_json_is_one_object_for_every_command(
     calls["report"] = (tmp_path / "forecast.json", "--out", tmp_path / "report.html")
     calls["bench"] = (bundle, "--suite", "quick", "--runs", "1", "--seconds", "0", "--threads", "1")  # too few runs: it fails
     calls["kit"] = (bundle, "--device", "jetson-agx-orin-64gb", "--dry-run", "--out", tmp_path / "kit")
+    short = ("--max-new-tokens", "2", "--threads", "1", "--judge", "rubric")
+    calls["evaluate"] = ("--data", records.parent, "--out", tmp_path / "evaluated.json", *short)
+    calls["compare"] = (tmp_path / "evaluated.json",)
+    (tmp_path / "told.jsonl").write_text('{"id": "1", "text": "a", "reference": "b"}', encoding="utf-8")
+    judge = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--out", tmp_path / "s.json", "--dry-run")
+    calls["judge"] = (tmp_path / "told.jsonl", *judge)
     assert sorted(calls) == COMMANDS
     answers = {}
     for command, arguments in calls.items():
@@ -433,7 +450,7 @@ def compared(bundle: Path, photographs: Path, reference: Path, *adapters: Path) 
     return done.code, done.json["first_bad_stage"], [stage["name"] for stage in done.json["stages"]]
 
 
-ALL = ["pixels", "tokens", "features", "bias", "prefill", "steps", "text"]
+ALL = ["pixels", "tokens", "weights", "features", "bias", "prefill", "steps", "narrative", "answer"]
 
 
 def test_parity_passes_with_its_own_reference(bundle: Path, photographs: Path, tiny_model: Path, tiny_branch: Path) -> None:
@@ -452,11 +469,11 @@ def edited(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Mappin
         text = (copy / file).read_text(encoding="utf-8")
         assert old in text
         (copy / file).write_text(text.replace(old, new, 1), encoding="utf-8")
-    make_model(folder / "features", seed=5)
-    return {fault: folder / fault for fault in ("pixels", "tokens", "features")}
+    make_model(folder / "weights", seed=5)
+    return {fault: folder / fault for fault in ("pixels", "tokens", "weights")}
 
 
-@pytest.mark.parametrize("stage", ["pixels", "tokens", "features"])
+@pytest.mark.parametrize("stage", ["pixels", "tokens", "weights"])
 def test_parity_names_the_stage_of_a_fault_in_the_model(
     stage: str, edited: Mapping[str, Path], tiny_model: Path, tiny_branch: Path, photographs: Path, tmp_path: Path
 ) -> None:
@@ -471,7 +488,7 @@ def test_parity_names_the_stage_of_a_fault_in_the_adapters(
     lora = make_lora(tmp_path / "lora", config, vision=False)
     other = make_side_branch(tmp_path / "other", config, seed=7)
     with_lora = exported(tmp_path / "with-lora", tiny_model, lora, tiny_branch)
-    assert compared(with_lora, photographs, tiny_model, tiny_branch)[:2] == (1, "prefill")
+    assert compared(with_lora, photographs, tiny_model, tiny_branch)[:2] == (1, "weights")
     assert compared(with_lora, photographs, tiny_model, lora, other)[:2] == (1, "bias")
     assert compared(with_lora, photographs, tiny_model, lora)[:2] == (1, "bias"), "the reference has no side branch"
 
@@ -488,11 +505,11 @@ def test_parity_says_when_the_reference_is_another_checkpoint(
     edited: Mapping[str, Path], tiny_model: Path, photographs: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
-    bundle = exported(tmp_path / "b", edited["features"], scheme="int4")
+    bundle = exported(tmp_path / "b", edited["weights"], scheme="int4")
     ask = ("--images", photographs, "--steps", "1", "--threads", "1")
     said = typed("parity", bundle, "--reference", tiny_model, *ask)
     assert "The bundle was made from another checkpoint, or other adapters, than this reference." in said.out
-    assert "another checkpoint" not in typed("parity", bundle, "--reference", edited["features"], *ask).out
+    assert "another checkpoint" not in typed("parity", bundle, "--reference", edited["weights"], *ask).out
 
 
 def test_parity_refuses_a_model_of_another_size(bundle: Path, photographs: Path, tmp_path: Path) -> None:
@@ -522,7 +539,7 @@ def test_parity_refuses_folders_without_photographs(desk: Path, bundle: Path, ti
 @pytest.mark.parametrize("scheme", ["f32", "int4"])
 def test_one_photograph_that_overflows_fails_its_stage(order: tuple[float, float], scheme: str) -> None:
     """``max(1e-6, nan)`` is 1e-6: a NaN in any but the first photograph once passed."""
-    from skinedge.parity.compare import Stage, worst_of
+    from skinedge.parity.stages import Stage, worst_of
     from skinedge.parity.tolerances import limits_for
 
     stage = Stage("features", worst_of([{"max_abs": x} for x in order]), limits_for("onnx", scheme).get("features"), 2)
@@ -537,7 +554,7 @@ def test_the_report_is_written_once(bundle: Path, photographs: Path, tiny_model:
     ask = ("parity", bundle, "--reference", tiny_model, "-a", tiny_branch, "--images", photographs, "--steps", "1")
     done = typed(*ask, "--threads", "1", "--report", report)
     assert done.code == 0, done.err
-    assert [line.split()[:2] for line in done.out.splitlines()[:7]] == [[stage, "ok"] for stage in ALL]
+    assert [line.split()[:2] for line in done.out.splitlines()[: len(ALL)]] == [[stage, "ok"] for stage in ALL]
     assert "\n1 picture: every gated stage is within tolerance.\n" in done.out
     recorded = json.loads(report.read_text(encoding="utf-8"))
     assert recorded["passed"] is True

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from command_line import Result
 from corpus_command import command, free_port, make_cases, rejected_of, typed
+from served import Handler, serving
 
 from train.corpus.records import read_corpus
 
@@ -39,31 +39,15 @@ def rude(replies: Callable[[int, str], Reply]) -> Iterator[tuple[str, list[float
     """A server whose n-th reply is ``replies(n, authorization)``; yields its address and when each request came."""
     times: list[float] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Rude(Handler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            self.sent()
             times.append(time.monotonic())
             status, headers, body = replies(len(times) - 1, self.headers.get("Authorization", ""))
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+            self.reply(status, body, headers)
 
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", times
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Rude) as url:
+        yield url, times
 
 
 @pytest.fixture

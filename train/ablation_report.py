@@ -12,9 +12,10 @@ import numpy as np
 
 from skinedge.console import Json
 from skinedge.errors import MissingDependencyError
+from skinedge.parity.record import SKIN_GROUPS
 from skinedge.parity.statistics import PairedDifference, Share, mcnemar_exact, paired_difference
 from train.arms import Benchmark, Outcome, Place
-from train.held_out import SKIN_GROUPS, Report, summarise
+from train.held_out import Report, summarise
 
 SCHEMA = 1
 # Okabe and Ito's palette, told apart with any kind of colour vision; markers differ too.

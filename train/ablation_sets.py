@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from skinedge.errors import UsageError
 from skinedge.evaluation.cases import Case, read_cases
 from skinedge.staging import staged_file
+from skinedge.weights.checkpoint import file_digest
 from train.arms import PAD, SYNTHDERM, Benchmark, SynthDerm
 from train.data import read_records
 from train.errors import DataError
@@ -59,10 +59,10 @@ def check_apart(benchmark: Benchmark) -> None:
     Raises:
         DataError: the same photograph is in both halves.
     """
-    seen = {_sha256(path): record.id for record in read_records([benchmark.train]) for path in record.images}
+    seen = {file_digest(path): record.id for record in read_records([benchmark.train]) for path in record.images}
     for record in read_records([benchmark.test]):
         for path in record.images:
-            if (known := seen.get(_sha256(path))) is not None:
+            if (known := seen.get(file_digest(path))) is not None:
                 raise DataError(f"{record.where}: the photograph {path.name} is also that of '{known}', which is trained on.")
 
 
@@ -92,7 +92,3 @@ def _record(case: Case) -> dict[str, object]:
         "diagnosis": case.diagnosis,
     }
     return record if case.fitzpatrick is None else {**record, "skin_labels": (case.fitzpatrick - 1) // 2}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -7,7 +7,6 @@ counts, and an answer without ``<answer>`` is wrong.  Intervals are Wilson's (``
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import cast
 
 from skinedge.console import Json
+from skinedge.evaluation.structure import check_structure
+from skinedge.parity.record import SKIN_GROUPS
 from skinedge.parity.statistics import Share
 from skinedge.registry import check
 from skinedge.runtime.prompt import Message
@@ -23,9 +24,7 @@ from skinedge.synthderm.narrative import read_answer, read_findings
 from train.data import read_records
 from train.errors import DataError
 
-SKIN_GROUPS = ("I-II", "III-IV", "V-VI")  # of skin_labels 0, 1, 2
 OTHER = "other"  # a diagnosis that no record has, or none
-_STRUCTURE = re.compile(r"\s*<think>(?P<thought>.+?)</think>\s*<answer>(?P<answer>[^<]+)</answer>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def read_lines(file: Path) -> Iterator[dict[str, object]]:
 def judge(record: HeldOut, text: str) -> Verdict:
     """Compare an answer with what is true."""
     claims = read_findings(text) if record.findings is not None else {}
-    well_formed = _STRUCTURE.fullmatch(text) is not None
+    well_formed = check_structure(text).valid
     return Verdict(record.id, text, record.diagnosis, read_answer(text), record.skin, well_formed, record.findings, claims)
 
 

@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from skinedge import __version__
-from skinedge.cli import calibrating, carrying, exporting, looking, measuring, planning, reporting, running
+from skinedge.cli import (
+    calibrating,
+    carrying,
+    comparing,
+    evaluating,
+    exporting,
+    judging,
+    looking,
+    measuring,
+    planning,
+    reporting,
+    running,
+)  # fmt: skip
 from skinedge.cli.options import MOST_THREADS
 from skinedge.console import run_command, say
 
@@ -29,7 +41,8 @@ app = typer.Typer(
 # In the order of the path, as the help lists them.
 for command in (
     exporting.export, exporting.merge, calibrating.calibrate, calibrating.quantize, calibrating.imatrix, calibrating.overflow,
-    planning.plan, running.run, running.parity, running.verify, measuring.bench, carrying.kit, reporting.report,
+    planning.plan, running.run, comparing.parity, running.verify, evaluating.evaluate, judging.judge,
+    evaluating.compare, measuring.bench, carrying.kit, reporting.report,
     looking.show, looking.targets, looking.devices, looking.doctor, looking.demo,
 ):  # fmt: skip
     app.command()(command)

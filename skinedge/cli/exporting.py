@@ -22,12 +22,14 @@ from skinedge.cli.options import (
     source_of,
 )
 from skinedge.console import emit, progress_bar, say
-from skinedge.errors import UsageError
+from skinedge.errors import SkinedgeError, UsageError
 
 if TYPE_CHECKING:
     from skinedge.artifacts import AdapterCheckpoint
     from skinedge.calibration.budget import BudgetPlan
     from skinedge.calibration.overflow_report import OverflowReport
+    from skinedge.manifest import Manifest
+    from skinedge.parity.certificate import Certificate
     from skinedge.targets._contract import ExportOptions
 
 
@@ -64,6 +66,9 @@ def export(
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest.")] = None,
     allow_inert: AllowInert = False,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Leave out the quick comparison with PyTorch that follows.")
+    ] = False,
     workers: Workers = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -89,7 +94,8 @@ def export(
             options = replace(options, mix=planned.mix)
     if overflow:
         options = replace(options, overflow=_overflow(overflow, source))
-    _export(source, target, options, place, licence, allow_inert, dry_run, as_json)
+    why = "--unverified left the comparison with PyTorch out" if unverified else None
+    _export(source, target, options, place, licence, allow_inert, dry_run, as_json, why)
 
 
 def merge(
@@ -111,7 +117,7 @@ def merge(
     options = export_options(check_scheme("safetensors", dtype), None, None, 4096, workers)
     place = out or Path(f"{model_name(model)}-merged")
     source = source_of(model, adapter, place)
-    _export(source, "safetensors", options, place, None, allow_inert, dry_run, as_json)
+    _export(source, "safetensors", options, place, None, allow_inert, dry_run, as_json, None)
 
 
 def _plan(file: Path | None, calibration: Path | None) -> BudgetPlan | None:
@@ -170,10 +176,12 @@ def _export(
     allow_inert: bool,
     dry_run: bool,
     as_json: bool,
+    unverified: str | None,
 ) -> None:
     from skinedge.bundle import export as export_bundle
-    from skinedge.bundle import preflight
+    from skinedge.bundle import load_target, preflight
     from skinedge.describe import describe_manifest, describe_preflight
+    from skinedge.manifest import read_manifest
     from skinedge.weights.checkpoint import open_checkpoint
 
     if dry_run:
@@ -185,15 +193,38 @@ def _export(
         return
     with progress_bar(quiet=as_json) as progress:
         bundle = export_bundle(source, target, options, out, licence=licence, allow_inert=allow_inert, progress=progress)
-    if as_json:
-        emit({"bundle": str(out), "digest": bundle.digest, "target": target, "scheme": options.scheme})
-    else:
-        from skinedge.bundle import load_target
-        from skinedge.manifest import read_manifest
-
-        manifest = read_manifest(out)
+    manifest = read_manifest(out)
+    if not as_json:
         describe_manifest(out, manifest)
         if options.overflow and "wide" not in manifest.details:
             say("  wide     nothing: the report has no value that these activations cannot hold")
-        if load_target(target).RUNS:
-            say(f"Next: skinedge run {out} PHOTOGRAPH, or skinedge parity {out} --reference MODEL --images FOLDER")
+    compared = unverified or _compared(out, manifest, source, quiet=as_json)
+    reason = compared if isinstance(compared, str) else None
+    if as_json:
+        parity = {"parity": "unverified", "reason": reason} if reason else {"parity": _verdict(compared)}
+        emit({"bundle": str(out), "digest": bundle.digest, "target": target, "scheme": options.scheme, **parity})
+    elif load_target(target).RUNS:
+        say(f"  parity   {f'unverified: {reason}' if reason else _verdict(compared)}")
+        say(f"Next: skinedge run {out} PHOTOGRAPH, or skinedge parity {out} --reference MODEL --drawn 648 --certify")
+    if _verdict(compared) == "fail":
+        raise SkinedgeError(
+            f"{out} does not say what the PyTorch model says.",
+            hint=f"Find where it begins: skinedge parity {out} --reference MODEL --bisect",
+        )
+
+
+def _compared(out: Path, manifest: Manifest, source: AdapterCheckpoint, *, quiet: bool) -> Certificate | str:
+    from skinedge.parity.quick import quick_form
+
+    try:
+        return quick_form(out, manifest, source, quiet=quiet)
+    except SkinedgeError as e:  # the bundle is written and whole; that it could not be compared here is no fault of it
+        return e.message.rstrip(".")
+
+
+def _verdict(compared: Certificate | str) -> str:
+    """Of the stages and the few answers together."""
+    if isinstance(compared, str):
+        return "unverified"
+    bad = any(stage.verdict == "FAIL" for stage in compared.context.stages)
+    return "fail" if bad else compared.verdict

@@ -17,9 +17,10 @@ def show(folder: Annotated[Path, typer.Argument(help="A bundle or a checkpoint f
 
     Example: skinedge show bundle/
     """
-    from skinedge.describe import describe_manifest
+    from skinedge.describe import describe_certificate, describe_manifest
     from skinedge.manifest import MANIFEST_FILE, read_manifest
     from skinedge.model.config import read_config
+    from skinedge.parity.certificate import verify_certificate
 
     existing(folder)
     if not (folder / MANIFEST_FILE).exists() and (folder / "config.json").exists():
@@ -32,10 +33,14 @@ def show(folder: Annotated[Path, typer.Argument(help="A bundle or a checkpoint f
             say(f"Next: skinedge export --model {folder}")
         return
     manifest = read_manifest(folder)
+    certificate = verify_certificate(folder, manifest)
     if as_json:
-        emit({"kind": "bundle", "digest": manifest.digest, "manifest": manifest.model_dump(mode="json")})
+        parity = {"verdict": certificate.verdict, "digest": certificate.digest} if certificate else None
+        manifest_json = manifest.model_dump(mode="json")
+        emit({"kind": "bundle", "digest": manifest.digest, "manifest": manifest_json, "parity": parity})
     else:
         describe_manifest(folder, manifest)
+        describe_certificate(certificate)
 
 
 def targets(as_json: AsJson = False) -> None:

@@ -53,6 +53,10 @@ Side = Annotated[
         help="Open this side of the bundle instead: a trt bundle also holds an onnx one.",
     ),
 ]
+AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Photographs and narratives may leave this machine.")]
+KeyVariable = Annotated[str, typer.Option(metavar="<name>", help="Environment variable that holds the key.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once.")]
+PerMinute = Annotated[float, typer.Option(min=0, help="Requests a minute at most; 0 is no limit.")]
 BundleDir = Annotated[Path, typer.Argument(help="A folder that skinedge export wrote.")]
 
 

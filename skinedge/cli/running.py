@@ -1,14 +1,19 @@
-"""``skinedge run``, ``parity`` and ``verify``: a bundle asked, compared with PyTorch, and checked."""
+"""``skinedge run`` and ``verify``: a bundle asked, and checked."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skinedge.cli.options import Adapters, AsJson, BundleDir, Context, Side, Threads, existing, source_of
+from skinedge.cli.options import AsJson, BundleDir, Context, Side, Threads, existing
 from skinedge.console import emit, note, printable, say, size
+
+if TYPE_CHECKING:
+    from skinedge.console import Json
+    from skinedge.manifest import Manifest
+    from skinedge.parity.recheck import Recheck
 
 
 def run(
@@ -55,51 +60,39 @@ def run(
         note(answer.summary())
 
 
-def parity(
+def verify(
     bundle: BundleDir,
-    reference: Annotated[Path | None, typer.Option(help="The checkpoint it was made from; left out: the embedded model.")] = None,
-    adapter: Adapters = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of photographs; left out: three generated pictures.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many photographs.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Teacher-forced steps.")] = 64,
-    report: Annotated[Path | None, typer.Option(help="Write the whole comparison here as JSON.")] = None,
-    side: Side = None,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Ask its golden cases again: after an update of drivers, libraries or the system.")
+    ] = False,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a bundle with PyTorch stage by stage; exit 1 at the first stage out of tolerance.
+    """Check every byte of a bundle against its manifest; with --recheck also that it still says what it said.
 
-    Example: skinedge parity bundle/ --reference SkinGPT-R1/ --images photos/
-    """
-    from skinedge.parity.compare import compare, print_stages, write_report
-    from skinedge.staging import refuse_taken_file
-
-    existing(bundle)
-    if report:
-        refuse_taken_file(report)
-    source = source_of(reference, adapter)
-    result = compare(bundle, source, images, limit=limit, steps=steps, side=side, threads=threads, quiet=as_json)
-    if report:
-        write_report(result, report)
-    if as_json:
-        emit(result.to_json())
-    else:
-        print_stages(result)
-    if not result.passed:
-        raise typer.Exit(1)
-
-
-def verify(bundle: BundleDir, as_json: AsJson = False) -> None:
-    """Check every byte of a bundle against its manifest.
-
-    Example: skinedge verify bundle/
+    Example: skinedge verify bundle/ --recheck
     """
     from skinedge.bundle import verify as verify_bundle
+    from skinedge.parity.certificate import verify_certificate
 
     existing(bundle)
     manifest = verify_bundle(bundle)
     total = sum(f.nbytes for f in manifest.files)
+    again = _recheck(bundle, manifest, threads) if recheck else None
     if as_json:
-        emit({"verified": True, "digest": manifest.digest, "files": len(manifest.files), "nbytes": total})
+        found: dict[str, Json] = {"verified": True, "digest": manifest.digest, "files": len(manifest.files), "nbytes": total}
+        emit({**found, **({"recheck": again.to_json()} if again else {})})
     else:
         say(f"{bundle}: {len(manifest.files)} files, {size(total)}, all as they were written. digest {manifest.digest[:16]}")
+        said = verify_certificate(bundle, manifest)
+        say(f"parity: {said.summary if said else 'unverified'}")
+        for line in again.lines() if again else ():
+            say(line)
+    if again and not again.passed:
+        raise typer.Exit(1)
+
+
+def _recheck(bundle: Path, manifest: Manifest, threads: int | None) -> Recheck:
+    from skinedge.parity.recheck import recheck
+
+    return recheck(bundle, manifest, threads=threads)

@@ -34,11 +34,12 @@ class Efficiency:
 
 
 GPU = Efficiency(bandwidth=0.97, compute=0.60, layer_s=1.0e-4, overlaps=False)
-CPU = Efficiency(bandwidth=0.85, compute=0.75, layer_s=2.0e-5, overlaps=True)
+CPU = Efficiency(bandwidth=0.65, compute=0.75, layer_s=2.0e-5, overlaps=True)
 _GPU_WHY = "fitted to the 63 published figures of TensorRT Edge-LLM 0.10 in benchmarks/published (benchmarks/planner_error.py)"
 _CPU_WHY = (
-    "REFERENCE section 4 against the bandwidth probe of the same machine: int4 at 7B on two cores 0.23 s a token, int4 and "
-    "Q4_K_M at 0.5B 17-20 and 21-24 ms (check: python -m benchmarks.planner_here)"
+    "bandwidth: median over ONNX int4, int4a_b128 and llama.cpp's Q4_K_M of 1.5B on one and two cores (0.52 to 0.82 of the "
+    "probed bandwidth, benchmarks/results/decode_speed.json); of 0.5B on one core it is 0.38 to 0.59, and forecasts are up to "
+    "67 % too fast (benchmarks/results/planner_here.json).  Compute and time a layer are assumed"
 )
 
 # Published rows are all of TensorRT; how the others compare on a GPU.

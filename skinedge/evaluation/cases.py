@@ -7,14 +7,14 @@ other file has the columns ``image`` and ``label`` and those of ``FIELDS`` that 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from skinedge.errors import CasesError, UsageError
 from skinedge.evaluation.tables import Row, Table, read_table
+from skinedge.json_lines import read_values
+from skinedge.weights.checkpoint import file_digest
 
 # Each field with the names its column may have.  ``description``: what is seen, where somebody wrote it down already.
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -25,7 +25,7 @@ _PAD = {
     "image": "img_id", "label": "diagnostic", "patient": "patient_id", "site": "region", "fitzpatrick": "fitspatrick",
     "split": "split",
 }  # fmt: skip
-_PAD_DIAGNOSES = {
+PAD_DIAGNOSES = {
     "BCC": "basal cell carcinoma", "NEV": "melanocytic nevus", "SEK": "seborrheic keratosis", "ACK": "actinic keratosis",
     "MEL": "melanoma", "SCC": "squamous cell carcinoma",
 }  # fmt: skip
@@ -80,14 +80,14 @@ def read_cases(path: Path, images: Path | None = None) -> CaseFile:
             raise UsageError(f"{place}: no such {'file' if place is path else 'folder'}.", hint="Check the spelling.")
     table = _read_jsonl(path) if path.suffix.casefold() in (".jsonl", ".ndjson") else read_table(path)
     layout = _layout(table)
-    find = _Finder(folder)
+    find = ImageFinder(folder)
     cases = tuple(_case(table, row, layout, find) for row in table.rows)
     if not cases:
         raise CasesError(f"{path} has no cases.")
     _check_ids(table, cases)
     _check_patients(table, cases)
     unused = tuple(name for name in table.columns if name not in layout.values())
-    return CaseFile(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), cases, unused)
+    return CaseFile(path.name, file_digest(path), cases, unused)
 
 
 def _layout(table: Table) -> dict[str, str]:
@@ -107,13 +107,13 @@ def _layout(table: Table) -> dict[str, str]:
     return layout
 
 
-def _case(table: Table, row: Row, layout: Mapping[str, str], find: _Finder) -> Case:
+def _case(table: Table, row: Row, layout: Mapping[str, str], find: ImageFinder) -> Case:
     value = {field: row.cells[column] for field, column in layout.items()}
     pad = layout["image"] == _PAD["image"]
     for field in ("image", "label"):
         if not value[field]:
             raise table.fault(row, layout[field], "it is empty")
-    diagnosis = _PAD_DIAGNOSES.get(value["label"], "") if pad else " ".join(value["label"].replace("_", " ").split())
+    diagnosis = PAD_DIAGNOSES.get(value["label"], "") if pad else " ".join(value["label"].replace("_", " ").split())
     if not diagnosis or set(diagnosis) & set("<>|"):
         raise table.fault(row, layout["label"], f"'{value['label']}' is not a diagnosis")
     return Case(
@@ -173,7 +173,7 @@ def _check_patients(table: Table, cases: Sequence[Case]) -> None:
             )
 
 
-class _Finder:
+class ImageFinder:
     """Where an image is: under the folder by its path, else anywhere below it by its name."""
 
     def __init__(self, folder: Path) -> None:
@@ -194,13 +194,7 @@ class _Finder:
 
 def _read_jsonl(path: Path) -> Table:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as e:
-            raise CasesError(f"{path}, line {number}: it is not JSON.") from e
+    for number, value in read_values(path):
         if not isinstance(value, dict) or any(isinstance(v, dict | list) for v in value.values()):
             raise CasesError(f"{path}, line {number}: it is not an object of plain values.")
         rows.append(Row(number, {_sound(k).casefold(): "" if v is None else _sound(v) for k, v in value.items()}))

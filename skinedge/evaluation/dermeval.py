@@ -21,7 +21,7 @@ from skinedge.evaluation.scorer import Scorable, Scored
 from skinedge.evaluation.scores import DIMENSIONS, LOWEST
 from skinedge.staging import staged
 from skinedge.synthderm.pages import Page, textbook
-from skinedge.weights.checkpoint import checkpoint_digest
+from skinedge.weights.checkpoint import checkpoint_digest, file_digest
 
 if TYPE_CHECKING:
     from skinedge.evaluation.dermeval_model import Judge
@@ -166,7 +166,7 @@ def write_judge(folder: Path, judge: Judge, model_digest: str, card: str, figure
     with staged(folder) as beside:
         tensors = {name: t.detach().to(torch.float16).contiguous() for name, t in judge.state_dict().items()}
         save_file(tensors, beside / WEIGHTS_FILE, {"format": "pt"})
-        sha256 = hashlib.sha256((beside / WEIGHTS_FILE).read_bytes()).hexdigest()
+        sha256 = file_digest(beside / WEIGHTS_FILE)
         about = {"layout": LAYOUT, "sha256": sha256, "model": model_digest, "shape": asdict(judge.shape), "figures": figures}
         (beside / ABOUT_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8", newline="\n")
         (beside / "README.md").write_text(card, encoding="utf-8", newline="\n")

@@ -162,6 +162,27 @@ class Endpoint:
             await self._rest(pause)
             attempt += 1
 
+    async def models(self) -> list[Mapping[str, object]]:
+        """What the endpoint says of the models that it serves; empty where it has no such list.
+
+        Raises:
+            EndpointError: it cannot be reached, or will not have us.
+        """
+        import httpx2
+
+        try:
+            response = await self._client.get("models")
+        except httpx2.RequestError as e:
+            why = self._clean(str(e) or type(e).__name__)
+            raise EndpointError(f"{self._settings.url} cannot be reached: {why}.", hint=_LATER) from e
+        if response.status_code in (401, 403):
+            raise self._trouble(response).error
+        try:
+            found = json.loads(response.content)["data"] if response.status_code == httpx2.codes.OK else []
+            return [one for one in found if isinstance(one, dict)]
+        except (ValueError, KeyError, TypeError):
+            return []
+
     async def _attempt(self, body: Mapping[str, object]) -> Answer | _Trouble:
         import httpx2
 

@@ -9,7 +9,6 @@ patients' pictures came out equal.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import math
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from skinedge.runtime.photograph import load_photograph
+from skinedge.weights.checkpoint import file_digest
 from skinedge.weights.source import Float32
 
 # Every tenfold number of pairs brings the nearest strangers 4 points of 100 closer: an eighth is safe for some 10,000.
@@ -51,7 +51,7 @@ def fingerprint(path: Path) -> Fingerprint:
         ImageError: it cannot be read.
     """
     photograph = load_photograph(path)
-    return Fingerprint(hashlib.sha256(path.read_bytes()).hexdigest(), perceptual_hash(photograph))
+    return Fingerprint(file_digest(path), perceptual_hash(photograph))
 
 
 def perceptual_hash(photograph: Image.Image) -> Bits:

@@ -18,11 +18,11 @@ from skinedge import __version__
 from skinedge.console import note, print_any_text, report_error, say
 from skinedge.errors import KitError, SkinedgeError
 from skinedge.kit.contents import BUNDLE, ENGINES, GOLDEN, KitSettings, kit_digest, read_settings
-from skinedge.kit.golden import read_cases, repeat
 from skinedge.kit.install import InstallError, check_files
-from skinedge.kit.record import GoldenOutcome, KitRecord
+from skinedge.kit.record import KitRecord
 from skinedge.manifest import MANIFEST_FILE, read_manifest
 from skinedge.measure.result import Result, read_result
+from skinedge.parity.golden import GoldenOutcome, read_cases, repeat
 from skinedge.runtime.pipeline import open_pipeline
 from skinedge.staging import staged_file
 

@@ -13,11 +13,11 @@ from skinedge.bundle import load_target, verify
 from skinedge.devices import Device
 from skinedge.errors import UsageError
 from skinedge.kit.contents import BUNDLE, GOLDEN, KIT_FILE, WHEELS, KitSettings, nbytes, write_sums
-from skinedge.kit.golden import GOLDEN_FILE, make_cases
 from skinedge.kit.install import digest
 from skinedge.kit.platforms import JETSON_PYTHON, Platform, has_nvidia_gpu, is_jetson
 from skinedge.kit.wheels import Wanted, Wheel, build_own_wheel, download, requirements, resolve
 from skinedge.manifest import Manifest, read_manifest
+from skinedge.parity.golden import GOLDEN_FILE, make_cases
 from skinedge.runtime.pipeline import open_pipeline
 from skinedge.staging import refuse_taken, staged
 

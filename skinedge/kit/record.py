@@ -9,29 +9,12 @@ from pydantic import Field
 
 from skinedge.errors import UsageError
 from skinedge.manifest import Sha256
-from skinedge.measure.document import Document, Record, read_json, validated
+from skinedge.measure.document import Document, read_json, validated
 from skinedge.measure.result import Result
+from skinedge.parity.golden import GoldenOutcome
 
 KIND = "kit-result"
 SCHEMA_VERSION = 1
-
-
-class GoldenOutcome(Record):
-    """One golden case on the device.
-
-    ``kl`` is the largest divergence (nats) of the probabilities of a teacher-forced step from the kit's, ``same_tokens`` of
-    ``tokens`` how many greedy tokens came before the first other one.  ``pixels_same`` says whether the photograph was resized
-    to the same bytes.
-    """
-
-    name: str
-    passed: bool
-    reason: str | None = None
-    pixels_same: bool | None = None
-    kl: float | None = None
-    tolerance: float = Field(gt=0)
-    same_tokens: int = Field(ge=0)
-    tokens: int = Field(ge=1)
 
 
 class KitRecord(Document):

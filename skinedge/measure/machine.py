@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys as python
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +49,7 @@ def describe(sources: Sequence[Source], device: str | None = None, sys: Path = S
     now = merged([s.read() for s in sources], 0.0)
     gpu = next((s.about() for s in sources if isinstance(s, NvmlSource)), {})
     pinned = parse_jetson_clocks(_said("jetson_clocks", "--show")) if jetson else {}
-    versions = {"python": platform.python_version(), **_versions()}
+    versions = {"python": platform.python_version(), **library_versions(_LIBRARIES)}
     return MachineRecord(
         model=_model(sys),
         device=device,
@@ -68,15 +69,22 @@ def describe(sources: Sequence[Source], device: str | None = None, sys: Path = S
     )
 
 
+def describe_here() -> MachineRecord:
+    """This machine now: every source is opened, read once, and closed."""
+    with ExitStack() as stack:
+        return describe([stack.enter_context(closing(source)) for source in open_sources()[1]])
+
+
 def power_source_of(reading: Reading, used_gpu: bool) -> str | None:
     """Whose watts stand for a run: the whole module's on a Jetson, the GPU's where one was used, else the processor's."""
     order = ("ina3221", "tegrastats", "nvml" if used_gpu else "rapl")
     return next((name for name in order if name in reading.watts), None)
 
 
-def _versions() -> dict[str, str]:
+def library_versions(libraries: Sequence[str]) -> dict[str, str]:
+    """The versions of those that are installed, by the names of their packages."""
     found = {}
-    for name in _LIBRARIES:
+    for name in libraries:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -201,11 +201,7 @@ class Reference:
     ) -> Float32:
         """See ``Session.prefill``: from the features and positions given, so that this stage is compared by itself."""
         check_prompt(prompt, images, self.context_length)
-        ids = self._tensor(prompt.token_ids)
-        embeds = self.model.get_input_embeddings()(ids)
-        if images:
-            features = self._tensor(np.concatenate([i.features for i in images])).to(embeds.dtype)
-            embeds[ids == self._image_token] = features
+        embeds = self._embed(prompt, *images)
         self._cache = transformers.DynamicCache(config=self.model.config)
         self._bias = None if bias is None else self._tensor(bias)
         self._next_position = prompt.next_position
@@ -216,10 +212,55 @@ class Reference:
         """See ``Session.step``."""
         if self._cache.get_seq_length() >= self.context_length:
             raise PromptError(f"the context of {self.context_length} tokens is full.")
-        embeds = self.model.get_input_embeddings()(self._tensor(np.array([token])))
+        embeds = self._embedding([token])
         positions = self._tensor(np.full((3, 1), self._next_position))
         self._next_position += 1
         return self._forward(embeds, positions, False)
+
+    @torch.inference_mode()
+    def along(self, prompt: Prompt, image: ImageEncoding, tokens: Sequence[int]) -> Float32:
+        """Logits ``[len(tokens), vocabulary]`` before each of ``tokens`` after the prompt, bias included: one pass, no cache."""
+        check_prompt(prompt, [image], self.context_length)
+        embeds = torch.cat([self._embed(prompt, image), self._embedding(tokens[:-1])])
+        following = torch.arange(len(tokens) - 1, device=embeds.device) + prompt.next_position
+        positions = torch.cat([self._tensor(prompt.positions), following.expand(3, -1)], 1)
+        out = self.model(inputs_embeds=embeds[None], position_ids=positions[:, None], use_cache=False, logits_to_keep=len(tokens))
+        logits = out.logits[0].float()
+        return _numpy(logits if image.bias is None else logits + self._tensor(image.bias))
+
+    @torch.inference_mode()
+    def greedy(
+        self, prompts: Sequence[Prompt], images: Sequence[ImageEncoding], ends: Sequence[int], most: int
+    ) -> list[list[int]]:
+        """The likeliest token after the other, bias included, for prompts of one length and an image each, all together.
+
+        Returns:
+            Per prompt at most ``most`` tokens, the last of them one of ``ends`` where it ended by itself.
+        """
+        cache = transformers.DynamicCache(config=self.model.config)
+        embeds = torch.stack([self._embed(p, i) for p, i in zip(prompts, images, strict=True)])
+        positions = self._tensor(np.stack([p.positions for p in prompts], 1))
+        places = self._tensor(np.array([p.next_position for p in prompts]))
+        biases = [i.bias for i in images if i.bias is not None]
+        bias = self._tensor(np.stack(biases)) if biases else None
+        alive, told = torch.arange(len(prompts)), [[] for _ in prompts]  # type: tuple[Tensor, list[list[int]]]
+        while True:
+            out = self.model(
+                inputs_embeds=embeds, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+            logits = out.logits[:, 0].float()
+            chosen = (logits if bias is None else logits + bias).argmax(-1)
+            for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
+                told[row].append(token)
+            going = ~torch.isin(chosen, self._tensor(np.array(ends)))
+            alive, chosen, places = alive[going.cpu()], chosen[going], places[going]
+            if not len(alive) or len(told[int(alive[0])]) == most:
+                return told
+            if not bool(going.all()):
+                cache.batch_select_indices(going)
+                bias = None if bias is None else bias[going]
+            embeds = self.model.get_input_embeddings()(chosen[:, None])
+            positions, places = places.expand(3, -1)[..., None], places + 1
 
     @torch.inference_mode()
     def end_to_end_logits(self, pixels: Sequence[Pixels], prompt: Prompt) -> Float32:
@@ -255,6 +296,19 @@ class Reference:
         if self._bias is not None:
             logits = logits + self._bias
         return _numpy(logits if all_positions else logits[0])
+
+    def _embed(self, prompt: Prompt, *images: ImageEncoding) -> Tensor:
+        """``[S, hidden]``: the prompt's embeddings with the images' features in their places."""
+        ids = self._tensor(prompt.token_ids)
+        embeds: Tensor = self.model.get_input_embeddings()(ids)
+        if images:
+            features = self._tensor(np.concatenate([i.features for i in images])).to(embeds.dtype)
+            embeds[ids == self._image_token] = features
+        return embeds
+
+    def _embedding(self, tokens: Sequence[int]) -> Tensor:
+        embeds: Tensor = self.model.get_input_embeddings()(self._tensor(np.array(tokens, np.int64)))
+        return embeds
 
     def _image_inputs(self, pixels: Sequence[Pixels]) -> tuple[Tensor, Tensor]:
         patches = self._tensor(np.concatenate([p.patches for p in pixels]))

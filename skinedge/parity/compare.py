@@ -1,6 +1,6 @@
 """Does the bundle say what PyTorch says?  Stage by stage, so that a difference names its stage.
 
-pixels -> tokens -> vision features -> adapter bias -> prefill logits -> teacher-forced steps -> greedy text
+The stages are those of ``skinedge.parity.stages``.
 
 The reference sees the photograph through ``transformers``' own processor and tokenizer, runs the base
 model with PEFT and our side branch in float32, and shares no code with the bundle's runtime.
@@ -12,83 +12,39 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from skinedge.artifacts import AdapterCheckpoint, ParityReport
-from skinedge.console import counted, say
+from skinedge.console import say
 from skinedge.errors import UsageError
 from skinedge.manifest import read_manifest
 from skinedge.model.config import read_config
-from skinedge.parity.metrics import LogitDistance, logit_distance
+from skinedge.parity.bands import roundings
+from skinedge.parity.bisect import Block, first_bad, why_blind
+from skinedge.parity.choosing import photographs_in
 from skinedge.parity.pictures import write_pictures
 from skinedge.parity.reference_inputs import ReferenceInputs
-from skinedge.parity.tolerances import Limit, limits_for
-from skinedge.runtime.generate import GenerateOptions
-from skinedge.runtime.image import load_photograph
+from skinedge.parity.stages import Comparer, Stage, weights_stage
 from skinedge.runtime.pipeline import Pipeline, open_pipeline
-from skinedge.runtime.prompt import DEFAULT_QUESTION, ask
-from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, Session, combined_bias
 from skinedge.staging import staged_file
+from skinedge.weights.checkpoint import file_digest, open_checkpoint
 
 if TYPE_CHECKING:
     from skinedge.console import Json
+    from skinedge.manifest import Manifest
     from skinedge.model.reference import Reference
-
-# Logits of every prompt position are compared while they fit; beyond that, those of the last position.
-MAX_PREFILL_LOGITS = 64 << 20
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-
-# Of these the smallest is the worst.
-_LEAST_IS_WORST = {"top1", "same_tokens"}
-
-Measured = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage over all images: the worst of each metric, the limit if it is gated, the verdict.
-
-    Infinity and NaN mark what cannot be compared (another shape, a missing bias, overflow): they fail any stage.
-    """
-
-    name: str
-    measured: Measured
-    limit: Limit | None
-    images: int
-
-    @property
-    def passed(self) -> bool:
-        """Comparable, and within tolerance if it is gated."""
-        comparable = all(map(math.isfinite, self.measured.values()))
-        return comparable and (self.limit is None or self.measured[self.limit.metric] <= self.limit.value)
-
-    @property
-    def verdict(self) -> str:
-        """``ok``, ``FAIL``, or ``reported`` for a stage that is not gated."""
-        return "FAIL" if not self.passed else "ok" if self.limit else "reported"
-
-    def line(self) -> str:
-        """The stage on one line."""
-        figures = "  ".join(f"{name} {value:.3g}" for name, value in self.measured.items())
-        bound = f"  ({self.limit.metric} <= {self.limit.value:g})" if self.limit else ""
-        return f"{self.name:9} {self.verdict:8} {figures}{bound}"
-
-    def to_json(self) -> Json:
-        """The stage; a figure that is not finite is null."""
-        measured = {name: value if math.isfinite(value) else None for name, value in self.measured.items()}
-        return {**asdict(self), "measured": measured, "passed": self.passed}
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A bundle against its reference; stops at the first stage out of tolerance.
 
-    ``same_source`` says whether the reference is, byte for byte, what the bundle was made from.
+    ``same_source`` says whether the reference is, byte for byte, what the bundle was made from.  ``blocks`` are those of the
+    bad stage, where they were asked for and the target shows them, and ``bad_block`` the first that is out of tolerance;
+    ``blind`` says why there are none.
     """
 
     bundle: str
@@ -98,6 +54,9 @@ class Comparison:
     scheme: str
     images: tuple[str, ...]  # sha256 of each photograph, never its name
     stages: tuple[Stage, ...]
+    bad_block: str | None = None
+    blocks: tuple[Block, ...] = ()
+    blind: str = ""
 
     @property
     def passed(self) -> bool:
@@ -109,21 +68,23 @@ class Comparison:
         """The first stage out of tolerance."""
         return next((s.name for s in self.stages if not s.passed), None)
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, Json]:
         """The whole comparison."""
         stages = [s.to_json() for s in self.stages]
-        return {**asdict(self), "stages": stages, "passed": self.passed, "first_bad_stage": self.first_bad}
+        inside = [{**asdict(b), "error": b.error if math.isfinite(b.error) else None, "bad": b.bad} for b in self.blocks]
+        verdict = {"passed": self.passed, "first_bad_stage": self.first_bad}
+        return {**asdict(self), "stages": stages, "blocks": inside, **verdict}
 
 
 def compare(
     bundle: Path,
     source: AdapterCheckpoint,
-    images: Path | None,
+    images: Path | Sequence[Path] | None,
     *,
-    limit: int | None = None,
     steps: int = 64,
     side: str | None = None,
     threads: int | None = None,
+    bisect: bool = False,
     quiet: bool = False,
 ) -> Comparison:
     """Compare ``bundle`` with the PyTorch model of ``source``.
@@ -131,41 +92,79 @@ def compare(
     Args:
         bundle: what ``skinedge export`` wrote.
         source: the checkpoint and adapters it was made from.
-        images: a folder of photographs, or ``None`` for three generated pictures.
-        limit: use only the first so many photographs.
+        images: a folder of photographs, photographs, or ``None`` for three generated pictures.
         steps: teacher-forced steps, and length of the greedy text.
         side: open this side of the bundle instead of its own.
         threads: CPU threads for both.
+        bisect: where a stage is bad, look for the first bad block inside it.
         quiet: do not say which stage is running.
 
     Raises:
         UsageError: the reference is a model of other sizes.
         SkinedgeError: the bundle or the reference cannot be opened, or a photograph cannot be read.
     """
-    _check_sizes(bundle, source)
+    check_sizes(bundle, source)
     from skinedge.model.reference import Reference
 
     with (
         tempfile.TemporaryDirectory(prefix="skinedge-") as scratch,
         open_pipeline(bundle, side=side, threads=threads) as pipeline,
     ):
-        photographs = _photographs(images, limit) if images else write_pictures(Path(scratch))
+        photographs = _chosen(images, Path(scratch))
         reference = Reference.from_checkpoint(source.path, source.adapters, threads=threads)
         try:
-            comparer = _Comparer(pipeline, reference, ReferenceInputs(source.path, reference), photographs, steps, quiet)
-            stages = tuple(comparer.stages())
+            return compare_opened(
+                pipeline, source, reference, photographs,
+                folder=bundle, side=side, steps=steps, drawn=images is None, bisect=bisect, quiet=quiet,
+            )  # fmt: skip
         finally:
             reference.close()
+
+
+def compare_opened(
+    pipeline: Pipeline,
+    source: AdapterCheckpoint,
+    reference: Reference,
+    photographs: Sequence[Path],
+    *,
+    folder: Path,
+    side: str | None = None,
+    steps: int = 64,
+    drawn: bool = False,
+    bisect: bool = False,
+    quiet: bool = True,
+) -> Comparison:
+    """``compare`` where both models are open already.
+
+    Args:
+        pipeline: the bundle.
+        source: what ``reference`` was loaded from.
+        reference: the PyTorch model.
+        photographs: what both are shown.
+        folder: of the bundle.
+        side: what the bundle was opened as.
+        steps: as for ``compare``.
+        drawn: the pictures were drawn here: they go by name instead of by digest.
+        bisect: as for ``compare``.
+        quiet: as for ``compare``.
+    """
+    manifest = pipeline.manifest
+    comparer = Comparer(pipeline, reference, ReferenceInputs(source.path, reference), photographs, steps, quiet)
+    stages = tuple(comparer.stages(lambda: _stored_weights(folder, manifest, source)))
+    worst = next((s for s in stages if not s.passed), None)
+    inside = comparer.blocks(_graphs(folder, manifest.target, side), worst.name) if bisect and worst else ()
+    bad = first_bad(inside)
     return Comparison(
-        bundle=pipeline.manifest.digest,
+        bundle=manifest.digest,
         reference=source.digest,
-        same_source=pipeline.manifest.lineage[0].digest == source.digest,
-        target=pipeline.manifest.target,
-        scheme=pipeline.manifest.scheme.asked,
-        images=tuple(hashlib.sha256(p.read_bytes()).hexdigest() for p in photographs)
-        if images
-        else tuple(p.stem for p in photographs),
+        same_source=manifest.lineage[0].digest == source.digest,
+        target=manifest.target,
+        scheme=manifest.scheme.asked,
+        images=tuple(p.stem if drawn else file_digest(p) for p in photographs),
         stages=stages,
+        bad_block=bad.name if bad else worst.where if bisect and worst else None,
+        blocks=inside,
+        blind=why_blind(side or manifest.target, manifest.scheme.asked, worst.name) if bisect and worst and not inside else "",
     )
 
 
@@ -192,136 +191,39 @@ def print_stages(result: Comparison) -> None:
         say(f"{pictures}: every gated stage is within tolerance.")
     else:
         say(f"stage '{result.first_bad}' is out of tolerance; the stages after it were not compared.")
+    if result.bad_block:
+        say(f"inside it, '{result.bad_block}' is the first that is out of tolerance.")
+    elif result.blocks:
+        say("no block inside it is: the fault is in what comes after the last block, or around the graphs.")
+    if result.blind:
+        say(result.blind)
+    for block in result.blocks:
+        say(f"  {block.name:28} {'BAD' if block.bad else 'ok':4} relative error {block.error:.3g}  (<= {block.tolerance:g})")
 
 
-def _photographs(folder: Path, limit: int | None) -> list[Path]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder.", hint="Give --images a folder of photographs, or leave it out.")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))[:limit]
-    if not found:
-        raise UsageError(f"{folder} holds no photograph.", hint=f"Looked for {', '.join(sorted(_SUFFIXES))}.")
-    return found
+def _stored_weights(folder: Path, manifest: Manifest, source: AdapterCheckpoint) -> Stage:
+    return weights_stage(roundings(folder, manifest, open_checkpoint(source.path, source.adapters).weights))
 
 
-def _check_sizes(bundle: Path, source: AdapterCheckpoint) -> None:
+def _graphs(folder: Path, target: str, side: str | None) -> Path:
+    """Where the ONNX graphs of what was opened are, if it has any."""
+    return folder / "onnx" if target == "trt" and side == "onnx" else folder
+
+
+def _chosen(images: Path | Sequence[Path] | None, scratch: Path) -> list[Path]:
+    if images is None:
+        return write_pictures(scratch)
+    return photographs_in(images) if isinstance(images, Path) else list(images)
+
+
+def check_sizes(bundle: Path, source: AdapterCheckpoint) -> None:
+    """Refuse a reference of other sizes.
+
+    Raises:
+        UsageError: it is.
+    """
     ours, theirs = read_manifest(bundle).architecture.config(), read_config(source.path)
     if (ours.text, ours.vision) != (theirs.text, theirs.vision):
         raise UsageError(
             f"{bundle} and {source.path} are models of different sizes.", hint="Give --reference the checkpoint it was made from."
         )
-
-
-class _Comparer:
-    """Runs the stages in order over all photographs, and stops after the first bad one."""
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        reference: Reference,
-        inputs: ReferenceInputs,
-        photographs: Sequence[Path],
-        steps: int,
-        quiet: bool,
-    ) -> None:
-        self.pipeline, self.reference, self.photographs = pipeline, reference, photographs
-        self.inputs, self.count, self.quiet = inputs, steps, quiet
-        self.limits = limits_for(pipeline.manifest.target, pipeline.manifest.scheme.asked)
-
-    def stages(self) -> Iterator[Stage]:
-        for stage in self._each():
-            yield stage
-            if not stage.passed:
-                return
-
-    def _each(self) -> Iterator[Stage]:
-        ours = [self.pipeline.pixels(p) for p in self.photographs]
-        theirs = [self.inputs.pixels(load_photograph(p)) for p in self.photographs]
-        yield self._stage("pixels", [_pixel_distance(a, b) for a, b in zip(theirs, ours, strict=True)])
-        prompts = [self.pipeline.prompts.build(ask(), [p.grid]) for p in ours]
-        references = [self.inputs.prompt(DEFAULT_QUESTION, [p.grid]) for p in theirs]
-        yield self._stage("tokens", [_token_distance(a, b) for a, b in zip(references, prompts, strict=True)])
-        exact = [self.reference.encode_image(p) for p in counted("features of the reference", theirs, self.quiet)]
-        encoded = [self.pipeline.session.encode_image(p) for p in counted("features of the bundle", ours, self.quiet)]
-        yield self._stage("features", [_distance(a.features, b.features) for a, b in zip(exact, encoded, strict=True)])
-        if any(e.bias is not None for e in (*exact, *encoded)):
-            yield self._stage("bias", [_bias_distance(a, b) for a, b in zip(exact, encoded, strict=True)])
-        rows = list(zip(references, prompts, exact, encoded, strict=True))
-        runs = [self._sequence(*row) for row in counted("narratives", rows, self.quiet)]
-        for number, name in enumerate(("prefill", "steps", "text")):
-            yield self._stage(name, [run[number] for run in runs])
-
-    def _stage(self, name: str, measured: Sequence[Measured]) -> Stage:
-        return Stage(name, worst_of(measured), self.limits.get(name), len(measured))
-
-    def _sequence(self, reference: Prompt, prompt: Prompt, exact: ImageEncoding, encoded: ImageEncoding) -> tuple[Measured, ...]:
-        """Prefill, teacher-forced steps along the reference's greedy narrative, the bundle's own narrative."""
-        size = len(prompt.token_ids) * self.pipeline.session.vocab_size
-        every = size <= MAX_PREFILL_LOGITS
-        truth = _prefill(self.reference, reference, exact, every)
-        logits = _prefill(self.pipeline.session, prompt, encoded, every)
-        prefill = _logit_measure(logit_distance(truth, logits))
-        tokens, expected = _greedy(self.reference, truth[-1], self.count)
-        got = np.stack([self.pipeline.session.step(t) for t in tokens])
-        steps = _logit_measure(logit_distance(expected, got))
-        options = GenerateOptions(max_new_tokens=self.count + 1, ignore_eos=True)
-        generation = self.pipeline.start([encoded], DEFAULT_QUESTION, options)
-        words = [t.token_id for t in generation]
-        narrative = [*tokens, int(expected[-1].argmax())]
-        return prefill, steps, _text_distance(narrative, words)
-
-
-def worst_of(measured: Sequence[Measured]) -> Measured:
-    """The worst of each metric over all images."""
-    # numpy's extremes, because Python's own pass over a NaN that is not the first.
-    return {m: float((np.min if m in _LEAST_IS_WORST else np.max)([row[m] for row in measured])) for m in measured[0]}
-
-
-def _prefill(session: Session, prompt: Prompt, image: ImageEncoding, every: bool) -> Float32:
-    logits = session.prefill(prompt, [image], bias=combined_bias([image]), all_positions=every)
-    return logits if every else logits[None]
-
-
-def _greedy(session: Session, logits: Float32, count: int) -> tuple[list[int], Float32]:
-    """``count`` greedy tokens and the logits that follow each of them."""
-    tokens, rows = [], []
-    for _ in range(count):
-        tokens.append(int(logits.argmax()))
-        logits = session.step(tokens[-1])
-        rows.append(logits)
-    return tokens, np.stack(rows)
-
-
-def _pixel_distance(a: Pixels, b: Pixels) -> Measured:
-    if a.patches.shape != b.patches.shape or a.grid != b.grid:
-        return {"max_abs": float("inf")}
-    return _distance(a.patches, b.patches)
-
-
-def _token_distance(a: Prompt, b: Prompt) -> Measured:
-    """Tokens or positions that differ."""
-    if len(a.token_ids) != len(b.token_ids):
-        return {"different": float(max(len(a.token_ids), len(b.token_ids)))}
-    bad = (a.token_ids != b.token_ids) | (a.positions != b.positions).any(0)
-    return {"different": float(bad.sum() + (a.next_position != b.next_position))}
-
-
-def _bias_distance(a: ImageEncoding, b: ImageEncoding) -> Measured:
-    if a.bias is None or b.bias is None:
-        return {"max_abs": 0.0 if a.bias is b.bias else float("inf")}
-    return _distance(a.bias, b.bias)
-
-
-def _distance(a: Float32, b: Float32) -> Measured:
-    if a.shape != b.shape:
-        return {"max_abs": float("inf")}
-    return {"max_abs": float(np.abs(a.astype(np.float64) - b).max())}
-
-
-def _logit_measure(d: LogitDistance) -> Measured:
-    return {"max_abs": d.max_abs, "kl_mean": d.kl_mean, "kl_max": d.kl_max, "top1": d.top1}
-
-
-def _text_distance(a: Sequence[int], b: Sequence[int]) -> Measured:
-    """Tokens after the first one that differs; 0 if the narratives are the same."""
-    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    return {"different": float(max(len(a), len(b)) - same), "same_tokens": float(same)}

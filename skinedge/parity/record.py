@@ -13,6 +13,15 @@ SKIN_GROUPS = ("I-II", "III-IV", "V-VI")
 UNKNOWN_SKIN = "unknown"
 
 
+def skin_group(fitzpatrick: int | None) -> str:
+    """The group of a Fitzpatrick type, 1 to 6.
+
+    >>> skin_group(4)
+    'III-IV'
+    """
+    return UNKNOWN_SKIN if fitzpatrick is None else SKIN_GROUPS[(fitzpatrick - 1) // 2]
+
+
 @dataclass(frozen=True)
 class Narrative:
     """One model's greedy answer.

@@ -36,6 +36,18 @@ class ReferenceInputs:
         frames, height, width = (int(n) for n in made["image_grid_thw"][0])
         return Pixels(made["pixel_values"], Grid(frames, height, width), np.asarray(photograph))
 
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer: those of the generation settings, else of the configuration."""
+        model = self._reference.model
+        ids = model.generation_config.eos_token_id if model.generation_config else None
+        ids = model.config.text_config.eos_token_id if ids is None else ids
+        return (ids,) if isinstance(ids, int) else tuple(ids or ())
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text without special tokens, as the tokenizer itself writes it."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
     def prompt(self, question: str, grids: Sequence[Grid]) -> Prompt:
         """The question about some images: chat template, image places widened as the processor widens them."""
         import torch

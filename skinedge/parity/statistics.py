@@ -9,6 +9,7 @@ answers has no other reason to install scipy; the tests hold them against scipy'
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -19,7 +20,8 @@ from skinedge.errors import UsageError
 
 RESAMPLES = 10_000
 _BLOCK = 1 << 22  # drawn cases at a time: 32 MiB of indices
-Values = npt.NDArray[np.float64] | npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
+Values = Float64 | npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,15 @@ class PairedDifference:
     """Mean of ``second - first`` over ``n`` cases, with its bootstrap interval."""
 
     mean: float
+    interval: Interval
+    n: int
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Sum over sum of ``n`` cases, with its bootstrap interval."""
+
+    value: float
     interval: Interval
     n: int
 
@@ -114,8 +125,40 @@ def paired_difference(
     if len(first) != len(second) or not len(first):
         raise UsageError(f"{len(first)} and {len(second)} cases cannot be paired.")
     difference = second.astype(np.float64) - first.astype(np.float64)
-    n, rng = len(difference), np.random.default_rng(seed)
-    block = max(1, _BLOCK // n)
-    means = [difference[rng.integers(n, size=(min(block, resamples - done), n))].mean(1) for done in range(0, resamples, block)]
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return PairedDifference(float(difference.mean()), Interval(float(low), float(high)), n)
+    means = np.concatenate([difference[drawn].mean(1) for drawn in _draws(len(difference), resamples, seed)])
+    return PairedDifference(float(difference.mean()), _percentiles(means, confidence), len(difference))
+
+
+def ratio_of_sums(
+    numerator: Float64, denominator: Float64, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> Ratio:
+    """A sum over cases divided by another, percentile bootstrap over cases: what a case brings stays together.
+
+    Args:
+        numerator: one value a case, ``[n]``, itself a sum over whatever the case has (its tokens).
+        denominator: likewise; not all of them 0.
+        confidence: of the interval.
+        resamples: how often the cases are drawn anew.
+        seed: fixes the draws.
+
+    Raises:
+        UsageError: there are no cases, different numbers of them, or nothing to divide by.
+    """
+    if len(numerator) != len(denominator) or not len(numerator) or denominator.sum() == 0:
+        raise UsageError(f"{len(numerator)} and {len(denominator)} sums of cases have no ratio.")
+    sums = [(numerator[drawn].sum(1), denominator[drawn].sum(1)) for drawn in _draws(len(numerator), resamples, seed)]
+    above, below = np.concatenate([s[0] for s in sums]), np.concatenate([s[1] for s in sums])
+    drawn_ratios = above[below != 0] / below[below != 0]  # a draw of cases that all have nothing says nothing
+    return Ratio(float(numerator.sum() / denominator.sum()), _percentiles(drawn_ratios, confidence), len(numerator))
+
+
+def _draws(n: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Blocks ``[k, n]`` of cases drawn anew, ``resamples`` rows in all."""
+    rng, block = np.random.default_rng(seed), max(1, _BLOCK // n)
+    for done in range(0, resamples, block):
+        yield rng.integers(n, size=(min(block, resamples - done), n))
+
+
+def _percentiles(values: Float64, confidence: float) -> Interval:
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))

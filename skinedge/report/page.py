@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skinedge import __version__
 from skinedge.console import size
@@ -13,6 +14,9 @@ from skinedge.report.documents import Documents, read_documents
 from skinedge.report.figures import STAGES
 from skinedge.report.sections import left_out, lineages, machines, picture, problems
 from skinedge.staging import refuse_taken_file, staged_file
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _FOLDER = Path(__file__).parent
 STAGE_NAMES = dict(zip(STAGES, ("preprocess", "image encode", "prefill", "first sample"), strict=True))
@@ -39,18 +43,8 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> Documents:
 
 def render(documents: Documents, title: str, now: datetime) -> str:
     """The text of the page; everything from outside is escaped."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, size=size, moment=moment, joules=joules)
     found = machines(documents)
-    return environment.get_template("page.html.jinja").render(
+    return template("page.html.jinja").render(
         title=title,
         version=__version__,
         written=moment(now.isoformat()),
@@ -62,6 +56,21 @@ def render(documents: Documents, title: str, now: datetime) -> str:
         lineages=lineages(found),
         stages=STAGE_NAMES,
     )
+
+
+def template(name: str) -> Template:
+    """A page of this folder; an undefined name in it is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, size=size, moment=moment, joules=joules)
+    return environment.get_template(name)
 
 
 def number(value: float) -> str:

@@ -116,7 +116,7 @@ def _machine(rows: Sequence[tuple[str, Measured]], parities: dict[str, Parity]) 
         for id, m in rows
     )
     record = rows[-1][1].result.machine
-    return Machine(record.model, record, tuple(_facts(record)), entries, headline)
+    return Machine(record.model, record, tuple(machine_facts(record)), entries, headline)
 
 
 def _headline(cases: Sequence[CaseFigures]) -> str | None:
@@ -136,7 +136,7 @@ def bundle_label(bundle: BundleRecord) -> str:
     return f"{bundle.target} {bundle.scheme}" + (f" ({', '.join(extra)})" if extra else "")
 
 
-def _facts(machine: MachineRecord) -> Iterator[tuple[str, str]]:
+def machine_facts(machine: MachineRecord) -> Iterator[tuple[str, str]]:
     """What is known of a machine, in words."""
     power = machine.power_mode
     facts = {

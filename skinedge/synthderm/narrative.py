@@ -105,7 +105,8 @@ _REASONS = (
 _ONE_OTHER = ("Less likely is {e}.", "One should also consider {e}.", "It could also be {e}.")
 _TWO_OTHERS = ("Less likely are {e} and {f}.", "One should also consider {e} or {f}.", "It could also be {e} or {f}.")
 
-_CONFUSED: Mapping[str, tuple[str, ...]] = {
+# Which diseases each is taken for, the likeliest first.
+CONFUSED: Mapping[str, tuple[str, ...]] = {
     "melanoma": ("melanocytic nevus", "seborrheic keratosis", "basal cell carcinoma"),
     "melanocytic nevus": ("melanoma", "seborrheic keratosis"),
     "seborrheic keratosis": ("melanocytic nevus", "melanoma", "actinic keratosis"),
@@ -135,7 +136,7 @@ def narrate(findings: Findings, diagnosis: str, differentials: Sequence[str], rn
 
 def draw_differentials(diagnosis: str, rng: np.random.Generator) -> tuple[str, ...]:
     """One or two diseases that are confused with ``diagnosis``."""
-    known = _CONFUSED[diagnosis]
+    known = CONFUSED[diagnosis]
     return tuple(known[i] for i in rng.permutation(len(known))[: rng.integers(1, 3)])
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from skinedge.cli.options import Concurrency, KeyVariable, PerMinute
 from skinedge.console import Json, emit, note, printable, run_command, say, table
 from skinedge.errors import UsageError
 from skinedge.evaluation.cases import SPLITS, read_cases
@@ -42,10 +43,10 @@ def build_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the corpus.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the pictures; by default the cases file's own.")] = None,
     judge: Annotated[str | None, typer.Option(help="The model that scores; by default the teacher itself.")] = None,
-    key_variable: Annotated[str, typer.Option(metavar="<name>", help="Environment variable that holds the key.")] = "",
+    key_variable: KeyVariable = "",
     journal: Annotated[Path | None, typer.Option(help="Where answers are kept; by default OUT.journal.jsonl.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once.")] = 4,
-    per_minute: Annotated[float, typer.Option(min=0, help="Requests a minute at most; 0 is no limit.")] = 0,
+    concurrency: Concurrency = 4,
+    per_minute: PerMinute = 0,
     retries: Annotated[int, typer.Option(min=0, max=20, help="How often to ask again when the server is busy or away.")] = 6,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer.")] = 300,
     max_tokens: Annotated[int, typer.Option(min=16, help="Length of an answer at most.")] = 1024,

@@ -1,77 +1,20 @@
-"""Many cases at once: questions to the journal first, then to the endpoint, and an orderly end when somebody says stop."""
+"""Many cases at once: each through all its steps, by ``skinedge.evaluation.asking``."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from skinedge.console import note
-from skinedge.errors import EndpointError, RefusedError
+from skinedge.errors import RefusedError
+from skinedge.evaluation.asking import Asker, work_through
 from skinedge.evaluation.cases import Case
-from skinedge.evaluation.endpoint import Answer, Endpoint, EndpointSettings, StoppedError
+from skinedge.evaluation.endpoint import Answer, Endpoint, EndpointSettings
 from skinedge.evaluation.journal import Journal
-from skinedge.evaluation.pictures import data_uri
 from train.corpus.outcomes import Rejected, Rejection, Told
 from train.corpus.steps import STEPS, Ask, Question, Step, TeacherSettings, tell
 
-# So many refusals in a row are the endpoint's fault and not the cases': at the very beginning, and later on.
-PATIENCE_AT_FIRST, PATIENCE = 5, 25
+_BLIND = "Can this model see pictures? If not, give descriptions in the cases and --no-pictures."
 
 Outcome = Told | Rejection
-
-
-class Asker:
-    """Answers questions: from the journal, or by asking once and writing the answer down."""
-
-    def __init__(self, journal: Journal, endpoint: Endpoint) -> None:
-        self._journal = journal
-        self._endpoint = endpoint
-        self._under_way: dict[str, asyncio.Task[Answer]] = {}
-        self._refusals = 0
-        self.asked: Counter[Step] = Counter()
-        self.replayed: Counter[Step] = Counter()
-        self.tokens: Counter[str] = Counter()
-
-    async def __call__(self, question: Question) -> Answer:
-        """The answer to ``question``; two cases with the same one wait for the same answer.
-
-        Raises:
-            Rejected: the endpoint refuses it.
-            EndpointError: the endpoint is gone, or refuses everything.
-            StoppedError: the run is ending.
-        """
-        key = question.key
-        if known := self._journal.get(key):
-            self.replayed[question.step] += 1
-            return known
-        if key not in self._under_way:
-            self._under_way[key] = asyncio.create_task(self._fetch(question, key))
-        try:
-            return await asyncio.shield(self._under_way[key])
-        except RefusedError as e:
-            raise Rejected("refused by the teacher", f"{question.step}: {e.message}") from e
-        finally:
-            self._under_way.pop(key, None)
-
-    async def _fetch(self, question: Question, key: str) -> Answer:
-        image = await asyncio.to_thread(data_uri, question.image) if question.image else ""
-        try:
-            answer = await self._endpoint.complete(question.body(image))
-        except RefusedError as e:
-            self._refusals += 1
-            patience = PATIENCE if len(self._journal) else PATIENCE_AT_FIRST
-            if self._refusals >= patience:
-                raise EndpointError(
-                    f"{patience} requests in a row were refused: {e.message}",
-                    hint="Can this model see pictures? If not, give descriptions in the cases and --no-pictures.",
-                ) from e
-            raise
-        self._refusals = 0
-        self._journal.add(key, answer, step=question.step, case=question.case, model=question.model)
-        self.asked[question.step] += 1
-        self.tokens.update(prompt=answer.prompt_tokens, completion=answer.completion_tokens)
-        return answer
 
 
 async def outcome_of(case: Case, image_digest: str, ask: Ask, settings: TeacherSettings) -> Outcome:
@@ -131,35 +74,18 @@ async def ask_all(
         EndpointError: the endpoint is gone, or refuses everything.
     """
     async with Endpoint(where) as endpoint:
-        asker = Asker(journal, endpoint)
+        asker = Asker(journal, endpoint, _BLIND)
         outcomes: dict[str, Outcome] = {}
-        waiting = iter(cases)
 
-        async def work() -> None:
+        async def ask(question: Question) -> Answer:
             try:
-                for case in waiting:
-                    outcomes[case.id] = await outcome_of(case, digests[case.id], asker, settings)
-                    done(case)
-            except BaseException:
-                endpoint.stop()
-                raise
+                return await asker(question)
+            except RefusedError as e:
+                raise Rejected("refused by the teacher", f"{question.step}: {e.message}") from e
 
-        workers = [asyncio.create_task(work()) for _ in range(where.concurrency)]
-        try:
-            await asyncio.wait(workers)
-        except asyncio.CancelledError:
-            endpoint.stop()
-            note("stopping: waiting for the answers under way; Ctrl-C again leaves them.")
-            await asyncio.wait(workers)
-            raise
-        finally:
-            await _retrieve(workers)
+        async def work(case: Case) -> None:
+            outcomes[case.id] = await outcome_of(case, digests[case.id], ask, settings)
+            done(case)
+
+        await work_through(cases, work, endpoint, where.concurrency)
         return [outcomes[case.id] for case in cases], asker
-
-
-async def _retrieve(workers: Sequence[asyncio.Task[None]]) -> None:
-    """Let the workers' errors be known: the first that is not just the echo of another's."""
-    errors = [e for e in await asyncio.gather(*workers, return_exceptions=True) if isinstance(e, BaseException)]
-    for error in errors:
-        if not isinstance(error, StoppedError | asyncio.CancelledError):
-            raise error

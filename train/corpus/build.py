@@ -10,18 +10,19 @@ from pathlib import Path
 
 from skinedge.console import Json, counted
 from skinedge.errors import CasesError, ImageError, UsageError
+from skinedge.evaluation.asking import Asker
 from skinedge.evaluation.cases import SPLITS, Case, CaseFile
 from skinedge.evaluation.endpoint import EndpointSettings
 from skinedge.evaluation.journal import Journal, open_journal, read_journal
 from skinedge.evaluation.pictures import Fingerprint, fingerprint
 from skinedge.weights.checkpoint import digest_of
-from train.corpus.asking import Asker, ask_all, still_to_ask
+from train.corpus.asking import ask_all, still_to_ask
 from train.corpus.bar import case_bar
 from train.corpus.card import card
 from train.corpus.outcomes import Rejection, Told
 from train.corpus.records import About, Corpus, copy_name, record_of, refusal_of, write_corpus
 from train.corpus.selection import Rules, distinct_pictures, in_turn, passing, split_by_patient
-from train.corpus.steps import STEPS, Step, TeacherSettings, settings_digest
+from train.corpus.steps import STEPS, TeacherSettings, settings_digest
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Built:
         }
 
 
-def _plain(counts: Mapping[Step, int] | Mapping[str, int]) -> dict[str, Json]:
+def _plain(counts: Mapping[str, int]) -> dict[str, Json]:
     return {str(name): count for name, count in counts.items()}
 
 

@@ -1,7 +1,7 @@
-"""Golden cases: what the bundle says where the kit is made, and whether it says the same on the device.
+"""Golden cases: what a bundle said where it was compared or packed, and whether it says the same here.
 
 A case is a drawn picture (or none), a question, the bundle's greedy tokens, and the likeliest log-probabilities before each
-of them.  The device reads the same prompt and is told the same tokens, so that one rounding does not decide the rest; the
+of them.  Whoever repeats it reads the same prompt and is told the same tokens, so that one rounding does not decide the rest; the
 divergence (KL) of its probabilities from the kept ones must stay below a tolerance at every step.  That finds kernels,
 resizing or drivers that are wrong; how much quality a scheme costs is the parity report's business.
 """
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field, ValidationError
 
-from skinedge.errors import KitError
-from skinedge.kit.record import GoldenOutcome
+from skinedge.errors import BundleError
 from skinedge.manifest import InsidePath, Sha256
 from skinedge.measure.document import Record
+from skinedge.parity.metrics import log_softmax
 from skinedge.parity.pictures import make_picture
 from skinedge.runtime.prompt import ask
 from skinedge.runtime.session import Float32, ImageEncoding, Prompt, combined_bias
@@ -65,6 +65,24 @@ class GoldenCases(Record):
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
 
 
+class GoldenOutcome(Record):
+    """One golden case here.
+
+    ``kl`` is the largest divergence (nats) of the probabilities of a teacher-forced step from the kept ones, ``same_tokens`` of
+    ``tokens`` how many greedy tokens came before the first other one.  ``pixels_same`` says whether the photograph was resized
+    to the same bytes.
+    """
+
+    name: str
+    passed: bool
+    reason: str | None = None
+    pixels_same: bool | None = None
+    kl: float | None = None
+    tolerance: float = Field(gt=0)
+    same_tokens: int = Field(ge=0)
+    tokens: int = Field(ge=1)
+
+
 def tolerance_of(scheme: str, activations: str | None) -> float:
     """How far the probabilities of a step may diverge, in nats."""
     return _TOLERANCE.get(scheme if activations in (None, "f32") else activations, _TOLERANCE_ROUNDED)
@@ -75,7 +93,7 @@ def make_cases(pipeline: Pipeline, folder: Path, side: str) -> GoldenCases:
 
     Args:
         pipeline: the bundle, opened.
-        folder: the kit's folder of golden cases.
+        folder: of the golden cases.
         side: what it is opened as.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,13 +134,13 @@ def read_cases(folder: Path) -> GoldenCases:
     """Read ``golden.json``.
 
     Raises:
-        KitError: it is missing or damaged.
+        BundleError: it is missing or damaged.
     """
     path = folder / GOLDEN_FILE
     try:
         return GoldenCases.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as e:
-        raise KitError(f"{path} cannot be read as golden cases.", hint="Copy the kit again.") from e
+        raise BundleError(f"{path} cannot be read as golden cases.", hint="Copy it again, or make it anew.") from e
 
 
 def repeat(pipeline: Pipeline, folder: Path, cases: GoldenCases) -> Iterator[GoldenOutcome]:
@@ -166,11 +184,11 @@ def _told(pipeline: Pipeline, prompt: Prompt, images: list[ImageEncoding], token
 
 
 def divergence(row: Float32, kept: Sequence[tuple[int, float]]) -> float:
-    """KL in nats of the device's probabilities from the kept ones, all tokens that were not kept taken as one.
+    """KL in nats of the probabilities here from the kept ones, all tokens that were not kept taken as one.
 
     Args:
-        row: log-probabilities on the device, ``[vocabulary]``.
-        kept: (token, log-probability) where the kit was made.
+        row: log-probabilities here, ``[vocabulary]``.
+        kept: (token, log-probability) where the case was made.
     """
     there = np.array([value for _, value in kept], np.float64)
     here = row[[token for token, _ in kept]].astype(np.float64)
@@ -192,7 +210,4 @@ def _prompt_digest(prompt: Prompt) -> str:
 
 def log_probabilities(logits: Float32) -> Float32:
     """``[vocabulary]`` in nats, computed in 64 bits."""
-    wide = logits.astype(np.float64)
-    top = wide.max()
-    found: Float32 = (wide - top - np.log(np.exp(wide - top).sum())).astype(np.float32)
-    return found
+    return log_softmax(logits).astype(np.float32)

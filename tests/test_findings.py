@@ -1,0 +1,156 @@
+"""Findings in free text: negation, doubt and sides in sentences made to be tricky; real narratives; two texts compared."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skinedge.evaluation.agreement import Agreement, compare_findings
+from skinedge.evaluation.findings import Finding, extract_findings
+from skinedge.evaluation.vocabulary import Term, terms
+from skinedge.synthderm.findings import Findings
+from skinedge.synthderm.narrative import narrate
+
+DERMBENCH = Path("/work/shared/data/dermbench/references.jsonl")
+_SIGN = {"present": "+", "absent": "-", "uncertain": "?", "general": "~"}
+
+
+def _said(text: str) -> str:
+    """Like ``+plaque -scale ?crust +forearm/left``."""
+    return " ".join(f"{_SIGN[f.polarity]}{f.name}{'/' + f.side if f.side else ''}" for f in extract_findings(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # denied before
+        ("There is no scale.", "-scale"),
+        ("A red plaque without ulceration.", "+red +plaque -ulcer"),
+        ("The patient denies itching.", "-itch"),
+        ("No scale, crust or ulceration, but a sharp border is present.", "-scale -crust -ulcer +well_defined"),
+        ("There are no vesicles, pustules, or crusts and the surface is smooth.", "-vesicle -pustule -crust +smooth"),
+        ("Neither vesicles nor bullae.", "-vesicle -bulla"),
+        ("No pustules are seen on the red plaque.", "-pustule +red +plaque"),
+        ("The rash spares the face.", "-face"),
+        ("Absence of comedones and telangiectasia further supports this.", "-comedo -telangiectasia"),
+        ("It lacks the pearly look of a tumour with crust.", "-pearly -nodule +crust"),
+        ("Non-scaly, non-tender nodule.", "-scale -pain +nodule"),
+        ("A papule rather than a pustule.", "+papule -pustule"),
+        # denied after
+        ("Scale is absent.", "-scale"),
+        ("Scale and crust are absent.", "-scale -crust"),
+        ("The red plaque has a raised border and scale is absent.", "+red +plaque +raised_border -scale"),
+        ("Vesicles were not observed, and the nodules are firm.", "-vesicle +nodule"),
+        ("Comedones, which aren't described here, would point to acne.", "-comedo"),
+        ("Pustules cannot be seen.", "-pustule"),
+        # looks denied and is not
+        ("It is not only red but also scaly.", "+red +scale"),
+        ("The surface is not scaly but crusted.", "-scale +crust"),
+        ("The border is not well-defined.", "+ill_defined"),
+        ("The lesion is red, not brown, with scale.", "+red -brown +scale"),
+        ("There is no doubt that the nodule is ulcerated.", "+nodule +ulcer"),
+        ("The margin is poorly defined and no crust, although scale is present.", "+ill_defined -crust +scale"),
+        # doubted, or said of a disease
+        ("Possible crust on the right cheek.", "?crust +cheek/right"),
+        ("Pustules cannot be judged from the photograph.", "?pustule"),
+        ("Psoriasis usually shows silvery scale on the elbows.", "~silvery_scale ~elbow"),
+        ("Typically shows comedones, which aren't described here.", "-comedo"),
+        ("- **Psoriasis**: Thick plaques with silvery scales.", "~plaque ~silvery_scale"),
+        ("- **Psoriasis**: The silvery scales here fit.", "+silvery_scale"),
+        ("- **Location**: Both cheeks, with nasal sparing.", "+cheek/bilateral -nose"),
+        ("It is smooth, ruling out conditions that cause scaling or atrophy.", "+smooth -scale -atrophy"),
+        ("This may be fungal, as the plaque is annular.", "+plaque +annular"),
+        ("Psoriasis often has clear borders, but the margins here are ill-defined.", "~well_defined +ill_defined"),
+        # sides
+        ("Papules on the left forearm and both legs.", "+papule +forearm/left +leg/bilateral"),
+        ("Lesions affect the left and right cheeks.", "+cheek/bilateral"),
+        ("Knees bilaterally, and a macule on the back of the right hand.", "+knee/bilateral +macule +hand/right"),
+        ("The left side of the upper back shows a brown macule; the right arm is spared.",
+         "+trunk_back/left +brown +macule -arm/right"),
+        ("The right diagnosis is seen on the arm.", "+arm"),
+        # words that are none
+        ("Plaque psoriasis, lichen planus and squamous cell carcinoma were weighed.", ""),
+        ("A patch test raises the question.", ""),
+        ("Sharply demarcated, honey-coloured crusts; maculopapular elsewhere.", "+well_defined +yellow +crust +macule +papule"),
+    ],
+)  # fmt: skip
+def test_what_a_sentence_says(text: str, said: str) -> None:
+    assert _said(text) == said
+
+
+def test_a_finding_knows_where_it_stands() -> None:
+    text = "Seen: a plaque.\nThere is no silvery scale on it."
+    _, scale = extract_findings(text)
+    assert scale == Finding("surface", "silvery_scale", "absent", "", (28, 41))
+    assert text[slice(*scale.span)] == "silvery scale"
+
+
+def test_every_finding_of_the_vocabulary_is_read() -> None:
+    unread = [t.name for t in terms() if t.name not in _said(f"It shows {t.name.replace('_', ' ')}.")]
+    assert unread == []
+    assert len(terms()) > 130
+
+
+def test_two_texts_compared() -> None:
+    a = "A red plaque with scale on the left forearm. No ulcer. The border is sharp border. It itches."
+    b = "A red plaque without scale on the right forearm. No ulcer. Crusts are seen."
+    found = compare_findings(a, b)
+    assert found == Agreement(
+        agreed=(Term("colour", "red"), Term("morphology", "plaque"), Term("morphology", "ulcer")),
+        dropped=(Term("border", "well_defined"), Term("symptom", "itch")),
+        invented=(Term("surface", "crust"),),
+        contradicted=(Term("surface", "scale"),),
+        swapped=(Term("site", "forearm"),),
+    )
+    assert found.precision == 3 / 6
+    assert found.recall == 3 / 7
+
+
+def test_a_text_agrees_with_itself_and_nothing_with_nothing() -> None:
+    same = compare_findings("A red plaque.", "A red plaque.")
+    assert (same.precision, same.recall) == (1.0, 1.0)
+    nothing = compare_findings("It is good.", "")
+    assert (nothing.precision, nothing.recall) == (None, None)
+
+
+def test_what_is_general_or_doubted_is_not_compared() -> None:
+    assert compare_findings("Psoriasis usually has crusts. Possible pus.", "A plaque.").dropped == ()
+
+
+@pytest.mark.parametrize(("said", "other"), [("left", "both"), ("left", ""), ("left", "left")])
+def test_only_opposite_sides_are_swapped(said: str, other: str) -> None:
+    assert compare_findings(f"On the {said} arm.", f"On the {other} arm.").swapped == ()
+
+
+def test_synthderm_narratives_are_read_too() -> None:
+    findings = Findings("single", "red", "uniform", "oval", "sharp", "silvery scale", "none", "large")
+    said = _said(narrate(findings, "psoriasis", ["nummular eczema"], np.random.default_rng(1)))
+    for one in ("+red", "+oval", "+well_defined", "+silvery_scale"):
+        assert one in said
+
+
+@given(
+    st.text()
+    | st.lists(st.sampled_from(["no", "scale", "left", "arm", "but", ",", ".", "is absent", "not", "\n", "*"])).map(" ".join)
+)
+def test_on_anything_spans_are_in_order_and_in_the_text(text: str) -> None:
+    spans = [f.span for f in extract_findings(text)]
+    assert all(0 <= start < end <= len(text) for start, end in spans)
+    assert spans == sorted(spans)
+
+
+@pytest.mark.skipif(not DERMBENCH.exists(), reason="the texts of DermBench are not on this machine")
+def test_certified_narratives_have_many_findings_and_are_read_fast() -> None:
+    texts = [json.loads(line)["reference"] for line in DERMBENCH.read_text(encoding="utf-8").splitlines()]
+    begin = time.process_time()
+    found = [extract_findings(text) for text in texts]
+    assert time.process_time() - begin < 30
+    assert min(len(f) for f in found) >= 1
+    assert np.mean([len(f) for f in found]) > 15
+    assert {f.polarity for every in found for f in every} == {"present", "absent", "uncertain", "general"}
