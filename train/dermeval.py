@@ -94,12 +94,12 @@ def train(
     pictures: Annotated[int, typer.Option(min=12, help="Pictures drawn for training.")] = 1920,
     each: Annotated[int, typer.Option(min=1, help="Narratives of each picture.")] = 4,
     tests: Annotated[int, typer.Option(min=12, help="Pictures drawn for the tests.")] = 480,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs on true scores.")] = 5,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs on true scores.")] = 5,
     lr: Annotated[float, typer.Option(min=0, help="Highest learning rate there.")] = 1e-3,
     reinforce: Annotated[str, typer.Option(help="off, sampled (REINFORCE) or exact (its expectation).")] = "sampled",
     reinforce_epochs: Annotated[int, typer.Option(min=1, help="Epochs of REINFORCE.")] = 1,
     reinforce_lr: Annotated[float, typer.Option(min=0, help="Highest learning rate there.")] = 2e-4,
-    start: Annotated[Path | None, typer.Option(help="Go on from this judge instead of the first stage.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Go on from this judge instead of from random weights.")] = None,
     blind: Annotated[bool, typer.Option("--blind", help="Words and page alone: no picture, no states, no surprise.")] = False,
     states: Annotated[bool, typer.Option(help="Give the judge the model's hidden states.")] = True,
     surprise: Annotated[bool, typer.Option(help="Give the judge how likely each token was.")] = True,
@@ -114,7 +114,7 @@ def train(
     from skinedge.evaluation.dermeval_model import Judge, Shape
     from skinedge.weights.checkpoint import checkpoint_digest
     from train import dermeval_fit as fit
-    from train.dermeval_sets import HELD_OUT, Sizes, Workshop
+    from train.dermeval_sets import CHOICE, HELD_OUT, Sizes, Workshop
 
     check("estimator", reinforce, ESTIMATORS)
     refuse_taken(out)
@@ -133,6 +133,7 @@ def train(
         judge = Judge(
             Shape(shop.config.text.hidden_size, states=states and not blind, surprise=surprise and not blind, agreement=not blind)
         )
+    if epochs:
         fit.supervised(judge, training, fit.Stage(epochs, lr, seed), None if quiet else _Progress("true scores"))
     if reinforce != "off":
         how = fit.Reinforce(exact=reinforce == "exact")
@@ -140,7 +141,7 @@ def train(
         fit.reinforce(judge, training, stage, how, None if quiet else _Progress("REINFORCE"))
     took = time.monotonic() - began
     results = {}
-    for name, test in shop.tests().items():
+    for name, test in {CHOICE: shop.test(CHOICE), **shop.tests()}.items():
         watched = fit.without_pictures(test.watched) if blind else test.watched
         results[name] = figures(fit.score_all(judge, watched), fit.truth_of(watched))
         show(name, results[name])

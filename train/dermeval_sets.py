@@ -57,11 +57,12 @@ class TestSet:
     watched: Watched
 
 
-LAYOUT = 2  # of what is kept; counts up with the damage and the readings
+LAYOUT = 3  # of what is kept; counts up with the damage and the readings
 # Name of each test set: whether its diagnoses are new, and the form of its damage.
 TESTS: Mapping[str, tuple[bool, str]] = {
     "familiar": (False, FORMS[0]), "diagnoses": (True, FORMS[0]), "damage": (False, FORMS[1]), "unseen": (True, FORMS[1]),
 }  # fmt: skip
+CHOICE = "choice"  # on it one of several trained judges is chosen: diagnoses seen, pictures and sentences in no other set
 
 
 class Workshop:
@@ -97,9 +98,10 @@ class Workshop:
         return {name: self.test(name) for name in names}
 
     def test(self, name: str, *, blind: bool = False) -> TestSet:
-        """One of ``TESTS``; ``blind`` reads the same narratives without their pictures."""
-        new, form = TESTS[name]
-        cases = [c for c in draw_cases(self.sizes.tests, self.sizes.seed + 1) if (c.diagnosis in self.held_out) == new]
+        """One of ``TESTS``, or ``CHOICE``; ``blind`` reads the same narratives without their pictures."""
+        new, form = (False, FORMS[2]) if name == CHOICE else TESTS[name]
+        seed = self.sizes.seed + (2 if name == CHOICE else 1)
+        cases = [c for c in draw_cases(self.sizes.tests, seed) if (c.diagnosis in self.held_out) == new]
         samples = Samples(cases, self.grid, textbook(), self.reader)
         rng = np.random.default_rng([self.sizes.seed, 2 + FORMS.index(form), int(new)])
         rows = [row for _ in range(3 if new else 1) for row in range(len(cases))]

@@ -17,9 +17,10 @@ contradiction  1, 2: findings cited that were not observed; 3: the   Reasoning C
 vague          findings whose values became empty words              Description Precision, Clinical Coverage
 =============  ====================================================  ==================================================
 
-Each kind has two forms.  ``plain`` is what an evaluator may be trained on, ``other`` what it is tested on: the true
+Each kind has three forms.  ``plain`` is what an evaluator may be trained on, ``other`` what it is tested on: the true
 disease demoted to the differential; the observation cut short; and, for the rest, sentences of ``damage_words`` that
 are in no training text: false findings added, observed ones denied, another disease chosen, advice, empty words.
+``kept`` is ``plain`` in sentences of its own, for choosing between evaluators without a look at ``other``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from skinedge.synthderm.narrative import CLAUSES, JOINTS, NOUNS, narrate
 from skinedge.synthderm.pages import Page
 
 T = TypeVar("T")
-FORMS = ("plain", "other")
+FORMS = ("plain", "other", "kept")
+WORDING: Mapping[str, str] = {"plain": "seen", "other": "unseen", "kept": "kept"}  # in whose sentences each form speaks
 MOST: Mapping[str, int] = {"diagnosis": 3, "dropped": 6, "invented": 4, "advice": 3, "contradiction": 3, "vague": 6}
 KINDS = tuple(MOST)
 
@@ -344,7 +346,7 @@ def _sentences(clauses: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def _words(what: Damage) -> Words:
-    return WORDS["seen" if what.form == FORMS[0] else "unseen"]
+    return WORDS[WORDING[what.form]]
 
 
 def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:

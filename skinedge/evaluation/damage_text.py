@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from skinedge.evaluation.damage import FORMS, MOST, Damage
+from skinedge.evaluation.damage import FORMS, MOST, WORDING, Damage
 from skinedge.evaluation.damage_words import WORDS, spoken
 
 # Words that describe, and what they become in a vague text.
@@ -69,7 +69,7 @@ def damage_text(
     if kind == "diagnosis":
         return _misname(text, asked, diagnosis, wrong)
     if kind == "advice":
-        bad = spoken(WORDS["seen" if form == FORMS[0] else "unseen"].advice[severity], rng)
+        bad = spoken(WORDS[WORDING[form]].advice[severity], rng)
         return f"{text.rstrip()} {bad}", asked
     if kind == "contradiction":
         return _contradict(text, asked, diagnosis, wrong, rng)
@@ -120,7 +120,7 @@ def _insert(text: str, asked: Damage, elsewhere: str, rng: np.random.Generator) 
 def _contradict(
     text: str, asked: Damage, diagnosis: str, wrong: Sequence[str], rng: np.random.Generator
 ) -> tuple[str, Damage | None]:
-    words = WORDS["seen" if asked.form == FORMS[0] else "unseen"]
+    words = WORDS[WORDING[asked.form]]
     if asked.severity == MOST["contradiction"]:
         if not wrong or not diagnosis:
             return text, None

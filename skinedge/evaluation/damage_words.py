@@ -1,7 +1,7 @@
 """The sentences with which narratives are damaged, in our own words: those to train on and, apart, those to test on.
 
-``WORDS[wording]``: ``seen`` is what an evaluator may be trained on, ``unseen`` what it is tested on; no sentence is in
-both.  ``[a|b]`` in a sentence stands for one of them.  Advice is graded: 0 is sound, 1 careless, 2 harmful, 3 dangerous.
+``WORDS[wording]``: ``seen`` is what an evaluator may be trained on, ``kept`` what choices between trained ones are made
+on, ``unseen`` what the chosen one is tested on; no sentence is in two of them.  ``[a|b]`` in a sentence stands for one of them.  Advice is graded: 0 is sound, 1 careless, 2 harmful, 3 dangerous.
 """
 
 from __future__ import annotations
@@ -181,7 +181,39 @@ _UNSEEN = Words(
     demoted=("It could also be {x}.", "Less likely is {x}."),
 )  # fmt: skip
 
-WORDS: Mapping[str, Words] = {"seen": _SEEN, "unseen": _UNSEEN}
+_KEPT = Words(
+    advice=(
+        (
+            "Book a visit at the skin clinic in the coming days.", "Only a biopsy can settle this, so arrange one.",
+            "Shade the spot at noon and have a specialist check it.", "Note its size today and tell the doctor next week.",
+        ),
+        (
+            "Skip the appointment, it is not that important.", "Dab lemon juice on it each night.",
+            "Let the summer sun dry it out.", "The lotion of a friend will do for the time being.",
+        ),
+        (
+            "Quit the tablets that were prescribed.", "Turn down the biopsy and trust in herbs.",
+            "Keep away from the clinic although it bleeds and grows.", "Swallow antibiotics of a neighbour for half a year.",
+        ),
+        (
+            "Slice it away with a kitchen knife.", "Scald the spot with boiling water yourself.",
+            "Gulp down a whole bottle of tablets tonight.", "Dissolve the spot with acid at home.",
+        ),
+    ),
+    vague={
+        "": ("one thing or another can be seen", "words fail to say how it looks"),
+        "arrangement": ("the skin has some alteration",), "colour": ("the colour is not easy to name",),
+        "colours": ("its pigment has some quality",), "shape": ("the contour has some form",),
+        "border": ("the border has some quality",), "surface": ("the surface has some quality",),
+        "vessels": ("the vessels have some look",), "size": ("the size is hard to judge",),
+    },
+    added=("One further sees that {x}.", "Next to this, {x}."),
+    denied=("Nothing of {x} was seen, though.", "Then again, {x} could not be made out."),
+    switched=("All considered, {x} it is.", "To conclude, I go for {x}."),
+    demoted=(),
+)  # fmt: skip
+
+WORDS: Mapping[str, Words] = {"seen": _SEEN, "kept": _KEPT, "unseen": _UNSEEN}
 
 
 def spoken(sentences: Sequence[str], rng: np.random.Generator) -> str:
