@@ -114,7 +114,7 @@ def train(
     from skinedge.evaluation.dermeval_model import Judge, Shape
     from skinedge.weights.checkpoint import checkpoint_digest
     from train import dermeval_fit as fit
-    from train.dermeval_sets import CHOICE, HELD_OUT, Sizes, Workshop
+    from train.dermeval_sets import CHOICE, HELD_OUT, LAYOUT, Sizes, Workshop
 
     check("estimator", reinforce, ESTIMATORS)
     refuse_taken(out)
@@ -128,8 +128,9 @@ def train(
     torch.manual_seed(seed)
     began = time.monotonic()
     if start:
-        judge = read_judge(start, digest)[0]
+        judge, before = read_judge(start, digest)
     else:
+        before = {}
         judge = Judge(
             Shape(shop.config.text.hidden_size, states=states and not blind, surprise=surprise and not blind, agreement=not blind)
         )
@@ -148,6 +149,7 @@ def train(
     settings: dict[str, Json] = {
         "epochs": epochs, "lr": lr, "reinforce": reinforce, "reinforce_epochs": reinforce_epochs, "reinforce_lr": reinforce_lr,
         "blind": blind, "states": states, "surprise": surprise, "seed": seed, "pictures": pictures, "each": each,
+        "start": before.get("sha256"), "layout": LAYOUT,
     }  # fmt: skip
     about = {"settings": settings, "held_out": list(HELD_OUT), "tests": results}
     write_judge(out, judge, digest, card(HELD_OUT, settings, results), about)

@@ -1,7 +1,8 @@
 """The sentences with which narratives are damaged, in our own words: those to train on and, apart, those to test on.
 
 ``WORDS[wording]``: ``seen`` is what an evaluator may be trained on, ``kept`` what choices between trained ones are made
-on, ``unseen`` what the chosen one is tested on; no sentence is in two of them.  ``[a|b]`` in a sentence stands for one of them.  Advice is graded: 0 is sound, 1 careless, 2 harmful, 3 dangerous.
+on, ``unseen`` what the chosen one is tested on; no sentence is in two of them.  ``[a|b]`` in a sentence stands for one of
+them.  Advice is graded: 0 is sound, 1 careless, 2 harmful, 3 dangerous.
 """
 
 from __future__ import annotations
