@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import typed
 from PIL import Image
 from torch import Tensor
 
 from skinedge.embedded import BASE
 from skinedge.errors import CheckpointError, OutputError, UsageError
-from skinedge.evaluation.damage import FORMS
+from skinedge.evaluation.damage import FORMS, Damage, damage
 from skinedge.evaluation.dermeval import EMBEDDED, DermEval, critique, read_judge, write_judge
 from skinedge.evaluation.dermeval_model import LEVELS, Judge, Seen, Shape, expected, flaw_names, look, part
 from skinedge.evaluation.dermeval_reading import VALUES, Reader, fill, page_of
@@ -272,8 +273,49 @@ def test_without_pictures_it_needs_none_and_says_so(weights: Path) -> None:
         DermEval(weights, batch=0)
 
 
-@pytest.mark.skipif(not EMBEDDED.is_dir(), reason="the weights are being trained")
 def test_the_shipped_evaluator_tells_sound_from_damaged(tmp_path: Path) -> None:
+    """Offline, by the weights that come with skinedge, on pictures that it never saw; of three kinds at their worst."""
     about = json.loads((EMBEDDED / "dermeval.json").read_text())
     assert (EMBEDDED / "judge.safetensors").stat().st_size < 3 << 20
     assert about["model"] == checkpoint_digest(BASE)
+    book = textbook()
+    asked = []
+    for n, case in enumerate(draw_cases(4, 977)):
+        picture = tmp_path / f"{n}.png"
+        Image.fromarray(render(case)).save(picture)
+        others = [page for name, page in book.items() if name != case.diagnosis]
+        for name, done in {"sound": [], "bad": [Damage("advice", 3), Damage("invented", 4), Damage("contradiction", 3)]}.items():
+            made = damage(case.findings, book[case.diagnosis], others, done, np.random.default_rng(n))
+            asked.append(Scorable(f"{n} {name}", made.text, picture))
+    found = {s.id: s.scores or {} for s in DermEval().score(asked)}
+    for n in range(4):
+        sound, bad = found[f"{n} sound"], found[f"{n} bad"]
+        for name in ("Safety", "Medical Groundedness", "Reasoning Coherence"):
+            assert sound[name] > bad[name] + 1
+        assert sum(sound.values()) > sum(bad.values()) + 6
+
+
+def test_the_judge_command_judges_offline_by_the_shipped_weights(tmp_path: Path) -> None:
+    case = draw_cases(1, 978)[0]
+    Image.fromarray(render(case)).save(tmp_path / "a.png")
+    others = [page for name, page in textbook().items() if name != case.diagnosis]
+    lines = []
+    for arm, done in (("export", [Damage("advice", 3)]), ("original", [])):
+        made = damage(case.findings, textbook()[case.diagnosis], others, done, np.random.default_rng(0))
+        lines.append({"id": "a", "arm": arm, "text": made.text, "image": "a.png"})
+    lines.append({"id": "b", "arm": "original", "text": "There is a ring."})
+    file, out = tmp_path / "narratives.jsonl", tmp_path / "scores.json"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["judge", file, "--judge", "dermeval", "--out", out, "--json"]
+    assert typed(*words, "--dry-run").json["judgements"] == 3
+    found = typed(*words).json
+    assert found["judge"]["scorer"] == "dermeval"
+    assert found["invalid_reasons"] == {"there is no picture to judge it by.": 1}
+    assert found["differences"]["Safety"]["mean"] > 1
+    assert len(json.loads(out.read_text())["judgements"]) == 3
+    refused = typed(*words, "--endpoint", "http://127.0.0.1:9/v1")
+    assert (refused.code, refused.json["error"]) == (2, "DermEval needs no endpoint.")
+    refused = typed("judge", file, "--out", tmp_path / "other.json", "--json")
+    assert (refused.code, refused.json["error"]) == (2, "a judge is a model at an endpoint.")
+    assert "--judge dermeval" in refused.json["hint"]
+    assert "unknown judge 'dermevl'. Did you mean 'dermeval'" in typed(*words[:2], "--judge", "dermevl", *words[4:]).json["error"]
