@@ -96,6 +96,7 @@ def train(
     tests: Annotated[int, typer.Option(min=12, help="Pictures drawn for the tests.")] = 480,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs on true scores.")] = 5,
     lr: Annotated[float, typer.Option(min=0, help="Highest learning rate there.")] = 1e-3,
+    thin: Annotated[float, typer.Option(min=0, max=0.2, help="Share of tokens that are hidden in the first stage.")] = 0.0,
     reinforce: Annotated[str, typer.Option(help="off, sampled (REINFORCE) or exact (its expectation).")] = "sampled",
     reinforce_epochs: Annotated[int, typer.Option(min=1, help="Epochs of REINFORCE.")] = 1,
     reinforce_lr: Annotated[float, typer.Option(min=0, help="Highest learning rate there.")] = 2e-4,
@@ -135,7 +136,7 @@ def train(
             Shape(shop.config.text.hidden_size, states=states and not blind, surprise=surprise and not blind, agreement=not blind)
         )
     if epochs:
-        fit.supervised(judge, training, fit.Stage(epochs, lr, seed), None if quiet else _Progress("true scores"))
+        fit.supervised(judge, training, fit.Stage(epochs, lr, seed, thin=thin), None if quiet else _Progress("true scores"))
     if reinforce != "off":
         how = fit.Reinforce(exact=reinforce == "exact")
         stage = fit.Stage(reinforce_epochs, reinforce_lr, seed + 1)
@@ -147,7 +148,7 @@ def train(
         results[name] = figures(fit.score_all(judge, watched), fit.truth_of(watched))
         show(name, results[name])
     settings: dict[str, Json] = {
-        "epochs": epochs, "lr": lr, "reinforce": reinforce, "reinforce_epochs": reinforce_epochs, "reinforce_lr": reinforce_lr,
+        "epochs": epochs, "lr": lr, "thin": thin, "reinforce": reinforce, "reinforce_epochs": reinforce_epochs, "reinforce_lr": reinforce_lr,
         "blind": blind, "states": states, "surprise": surprise, "seed": seed, "pictures": pictures, "each": each,
         "start": before.get("sha256"), "layout": LAYOUT,
     }  # fmt: skip

@@ -38,6 +38,7 @@ class Stage:
     parts: int = 2  # steps that a kept batch is cut into
     warmup: float = 0.05
     weight_decay: float = 0.02
+    thin: float = 0.0  # share of a narrative's tokens that are hidden; three times as many are shown as bare words
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,15 @@ def two_nearest(scores: Tensor) -> Tensor:
     return first * (1 - share) + first.roll(1, -1) * share
 
 
+def thinned(seen: Seen, share: float, chance: torch.Generator) -> Seen:
+    """The same with some tokens of the narratives hidden, others without what the model had in mind: no sentence is whole."""
+    if not share:
+        return seen
+    drawn = torch.rand(seen.told.shape, generator=chance)
+    bare = (drawn >= 4 * share)[..., None]
+    return replace(seen, told=seen.told & (drawn >= share), states=seen.states * bare, surprise=seen.surprise * bare)
+
+
 @torch.inference_mode()
 def score_all(judge: Judge, watched: Watched) -> npt.NDArray[np.float64]:
     """Scores ``[N, 6]`` in the order of the samples."""
@@ -126,11 +136,12 @@ def _train(judge: Judge, watched: Watched, stage: Stage, loss: Loss, report: Rep
     optimiser = torch.optim.AdamW(judge.parameters(), stage.lr, betas=(0.9, 0.98), weight_decay=stage.weight_decay)
     schedule = transformers.get_cosine_schedule_with_warmup(optimiser, max(1, int(stage.warmup * steps)), steps)
     rng = np.random.default_rng(stage.seed)
+    chance = torch.Generator().manual_seed(stage.seed)
     order = np.concatenate([rng.permutation(len(watched.batches)) for _ in range(stage.epochs)])
     for step, (number, rows) in enumerate(_steps(watched, order, stage.parts, rng)):
         seen, scores, flaws = watched.batches[number], watched.scores[number][rows], watched.flaws[number][rows]
         with torch.autocast("cpu", torch.bfloat16):
-            judged = judge(_wide(part(seen, rows)))
+            judged = judge(thinned(_wide(part(seen, rows)), stage.thin, chance))
         value = loss(judged, scores, flaws)
         optimiser.zero_grad()
         torch.autograd.backward(value)
