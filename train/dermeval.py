@@ -148,7 +148,8 @@ def train(
         results[name] = figures(fit.score_all(judge, watched), fit.truth_of(watched))
         show(name, results[name])
     settings: dict[str, Json] = {
-        "epochs": epochs, "lr": lr, "thin": thin, "reinforce": reinforce, "reinforce_epochs": reinforce_epochs, "reinforce_lr": reinforce_lr,
+        "epochs": epochs, "lr": lr, "thin": thin,
+        "reinforce": reinforce, "reinforce_epochs": reinforce_epochs, "reinforce_lr": reinforce_lr,
         "blind": blind, "states": states, "surprise": surprise, "seed": seed, "pictures": pictures, "each": each,
         "start": before.get("sha256"), "layout": LAYOUT,
     }  # fmt: skip
