@@ -20,7 +20,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional
 
-from skinedge.evaluation.dermeval_model import LEVELS, STEP, Judge, Judged, Seen, expected, part
+from skinedge.evaluation.dermeval_model import LEVELS, STEP, Judge, Judged, Seen, expected, part, settled
 from skinedge.evaluation.scores import DIMENSIONS, HIGHEST
 from train.dermeval_data import Watched
 
@@ -108,11 +108,11 @@ def thinned(seen: Seen, share: float, chance: torch.Generator) -> Seen:
 
 @torch.inference_mode()
 def score_all(judge: Judge, watched: Watched) -> npt.NDArray[np.float64]:
-    """Scores ``[N, 6]`` in the order of the samples."""
+    """Scores ``[N, 6]``, as they are given out, in the order of the samples."""
     judge.eval()
     found = np.zeros((sum(map(len, watched.order)), len(DIMENSIONS)))
     for seen, order in zip(watched.batches, watched.order, strict=True):
-        found[list(order)] = expected(judge(_wide(seen)).scores).double().numpy()
+        found[list(order)] = settled(judge(_wide(seen)).scores).double().numpy()
     return found
 
 

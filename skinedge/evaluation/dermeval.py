@@ -122,7 +122,7 @@ class DermEval:
         import numpy as np
         import torch
 
-        from skinedge.evaluation.dermeval_model import Seen, believe, expected, look
+        from skinedge.evaluation.dermeval_model import Seen, believe, look, settled
         from skinedge.evaluation.dermeval_reading import fill, fill_pages
 
         model = self._reference.model
@@ -136,7 +136,7 @@ class DermEval:
             beliefs = None if features is None or grid is None else believe(model, self._reader.tree(grid), features)
             shown = torch.zeros(len(group), 0, table.shape[1]) if features is None else features
             judged = self._judge(Seen(states, words, surprise, told, *fill_pages(readings, table, beliefs), shown))
-            scores, flaws = expected(judged.scores), judged.flaws.sigmoid()
+            scores, flaws = settled(judged.scores), judged.flaws.sigmoid()
         for (narrative, _, _), row, likely in zip(group, scores.tolist(), flaws.tolist(), strict=True):
             yield Scored(narrative.id, dict(zip(DIMENSIONS, row, strict=True)), answer=critique(likely))
 

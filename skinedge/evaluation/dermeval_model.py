@@ -6,7 +6,7 @@ together with the token itself, the picture's features, and the page of the dise
 there is one.  Of each entry of that page the model is asked how likely it would have been to write it of this picture.
 The judge is a small transformer over all of these; what it pools (weighted means, gated sums because damage
 adds up) gives a critique, which findings are wrong in which way, and six distributions over ``LEVELS``.  A score is
-its distribution's mean.
+its distribution's mean, to the nearest quarter.
 
 Besides ``skinedge.model.reference`` and ``skinedge.calibration.layers`` the only place in the package that imports torch.
 """
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 STEP = 0.5
 LEVELS = tuple(LOWEST + STEP * i for i in range(int((HIGHEST - LOWEST) / STEP) + 1))
+GRAIN = STEP / 2
 _CHANNELS = 3  # of surprise: log-probability of the token, entropy, highest probability
 _GRADES = (1, 2, 3)
 
@@ -266,6 +267,11 @@ class _Head(nn.Module):
 def expected(logits: Tensor) -> Tensor:
     """Scores ``[B, 6]``: the mean of each distribution."""
     return logits.float().softmax(-1) @ torch.tensor(LEVELS)
+
+
+def settled(logits: Tensor) -> Tensor:
+    """Scores ``[B, 6]`` as they are given out: ``expected``, to the nearest ``GRAIN``; less than that is no difference."""
+    return (expected(logits) / GRAIN).round() * GRAIN
 
 
 def part(seen: Seen, rows: Tensor) -> Seen:
