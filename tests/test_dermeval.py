@@ -31,7 +31,15 @@ from skinedge.synthderm.picture import render
 from skinedge.weights.checkpoint import checkpoint_digest
 from train.dermeval_data import Samples, Watched, decode_plainly, see, watch
 from train.dermeval_fit import (
-    Reinforce, Stage, reinforce, score_all, supervised, thinned, truth_of, two_nearest, without_pictures,
+    Reinforce,
+    Stage,
+    reinforce,
+    score_all,
+    supervised,
+    thinned,
+    truth_of,
+    two_nearest,
+    without_pictures,
 )  # fmt: skip
 from train.dermeval_sets import HELD_OUT, Sizes, Workshop, load_watched, save_watched
 
