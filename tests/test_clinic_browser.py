@@ -251,6 +251,7 @@ def test_the_visit_with_the_keyboard_alone(browser: Browser, url: str, photos: l
         page.wait_for_selector(TAKEN)
         tab_to(page, ".photo .actions button")
         key.press("Enter")
+        page.wait_for_selector("#d-edit[open]")
         tab_to(page, "[data-edge=se]")
         for name in ("ArrowLeft", "Shift+ArrowLeft", "ArrowUp"):
             key.press(name)
@@ -332,12 +333,15 @@ def test_axe_finds_no_serious_fault(browser: Browser, url: str, photos: list[Pat
         look("self-test")
         page.keyboard.press("Escape")
         page.click(".photo .actions button >> nth=0")
+        page.wait_for_selector("#d-edit[open]")
         look("crop")
         page.keyboard.press("Escape")
         page.click(".photo .open >> nth=0")
+        page.wait_for_selector("#d-view[open]")
         look("enlarged")
         page.keyboard.press("Escape")
         page.set_input_files("#file", photos[0])
+        page.wait_for_selector("#d-place[open]")
         look("a third photograph")
         page.keyboard.press("Escape")
         page.click("#new-visit")
@@ -401,6 +405,7 @@ def test_nothing_is_wider_than_the_window(
             fits(name)
             page.keyboard.press("Escape")
         page.click(".photo .actions button >> nth=0")
+        page.wait_for_selector("#d-edit[open]")
         fits("crop")
 
 
