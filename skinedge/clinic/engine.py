@@ -116,8 +116,7 @@ class Ticket:
 class Engine:
     """Starts the process, keeps it, and hands it one question after another.
 
-    Use ``start`` and ``close`` in the loop that uses it.  ``restarted`` counts crashes; ``served`` is the seconds of the
-    last answers.
+    Use ``start`` and ``close`` in the loop that uses it.  ``restarted`` counts how often the process was started again.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -293,8 +292,10 @@ class Engine:
         await self._send({"type": "ask", "id": ticket.number, **message}, blob)
         watch = asyncio.create_task(self._watch(process, ticket))
         try:
-            while not ticket.over:
-                ticket.tell(_event(await self._read(process)))
+            event: Event | None = None
+            while not isinstance(event, Ended | Failed):  # also where its reader was told of a timeout: the engine must be free
+                event = _event(await self._read(process))
+                ticket.tell(event)
         finally:
             watch.cancel()
         self._running = None

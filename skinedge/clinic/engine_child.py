@@ -151,10 +151,14 @@ class Engine:
         from skinedge.parity.golden import repeat
         from skinedge.parity.recheck import FOLDER, verify_golden
 
-        folder = Path(str(message["bundle"]))
-        kept = verify_golden(folder, self._pipeline.manifest)
-        outcomes = list(repeat(self._pipeline, folder / FOLDER, kept.cases)) if kept else []
-        self._say({"type": "golden", "id": message["id"], "outcomes": [o.model_dump(mode="json") for o in outcomes]})
+        folder, error = Path(str(message["bundle"])), ""
+        outcomes: list[Json] = []
+        try:
+            kept = verify_golden(folder, self._pipeline.manifest)
+            outcomes = [o.model_dump(mode="json") for o in repeat(self._pipeline, folder / FOLDER, kept.cases)] if kept else []
+        except SkinedgeError as e:
+            error = str(e)
+        self._say({"type": "golden", "id": message["id"], "outcomes": outcomes, "error": error})
 
     def _forget(self, message: wire.Message, _blob: bytes) -> None:
         """What was seen in some photographs; the next question is read from its beginning."""

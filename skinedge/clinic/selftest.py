@@ -61,6 +61,8 @@ async def _golden(desk: Desk) -> Found:
     message = await desk.engine.golden()
     outcomes = message["outcomes"]
     assert isinstance(outcomes, list)
+    if message["error"]:
+        return False, str(message["error"])
     if not outcomes:
         return None, "the bundle has no golden cases"
     good = [o for o in outcomes if isinstance(o, dict) and o["passed"]]
