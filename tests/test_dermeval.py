@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import typed
 from PIL import Image
 from torch import Tensor
 
 from skinedge.embedded import BASE
 from skinedge.errors import CheckpointError, OutputError, UsageError
-from skinedge.evaluation.damage import FORMS
+from skinedge.evaluation.damage import FORMS, Damage, damage
 from skinedge.evaluation.dermeval import EMBEDDED, DermEval, critique, read_judge, write_judge
-from skinedge.evaluation.dermeval_model import LEVELS, Judge, Seen, Shape, expected, flaw_names, look, part
-from skinedge.evaluation.dermeval_reading import Reader, fill, page_of
+from skinedge.evaluation.dermeval_model import LEVELS, Judge, Seen, Shape, expected, flaw_names, look, part, settled
+from skinedge.evaluation.dermeval_reading import VALUES, Reader, fill, page_of
 from skinedge.evaluation.scorer import Scorable
 from skinedge.evaluation.scores import DIMENSIONS
 from skinedge.model.config import read_config
@@ -29,7 +30,17 @@ from skinedge.synthderm.pages import textbook
 from skinedge.synthderm.picture import render
 from skinedge.weights.checkpoint import checkpoint_digest
 from train.dermeval_data import Samples, Watched, decode_plainly, see, watch
-from train.dermeval_fit import Reinforce, Stage, reinforce, score_all, supervised, truth_of, two_nearest, without_pictures
+from train.dermeval_fit import (
+    Reinforce,
+    Stage,
+    reinforce,
+    score_all,
+    supervised,
+    thinned,
+    truth_of,
+    two_nearest,
+    without_pictures,
+)  # fmt: skip
 from train.dermeval_sets import HELD_OUT, Sizes, Workshop, load_watched, save_watched
 
 SMALL = Shape(256, width=16, layers=1, heads=2, pooled=8, ways=1)
@@ -46,10 +57,10 @@ def watched(model: Reference) -> Watched:
     """Sixteen samples of four pictures, some of them without."""
     config = read_config(BASE)
     cases = draw_cases(4, 5)
-    features = see(cases, model.model.model.visual, config, read_processor_config(BASE), quiet=True)
-    samples = Samples(cases, GRID, textbook(), Reader(BASE, config))
-    drawn = samples.draw_all(4, np.random.default_rng(0), blind=0.3)
-    return watch(model.model, drawn, features, 4, quiet=True)
+    reader = Reader(BASE, config)
+    looks = see(cases, model.model, reader, config, read_processor_config(BASE), quiet=True)
+    drawn = Samples(cases, GRID, textbook(), reader).draw_all(4, np.random.default_rng(0), blind=0.3)
+    return watch(model.model, drawn, looks, 4, quiet=True)
 
 
 @pytest.fixture
@@ -84,13 +95,14 @@ def test_neighbours_in_a_batch_change_nothing(judge: Judge, watched: Watched) ->
         cut = replace(
             alone, states=alone.states[:, :length], words=alone.words[:, :length], surprise=alone.surprise[:, :length],
             told=alone.told[:, :length], page=alone.page[:, :page], written=alone.written[:, :page],
+            about=alone.about[:, :page], agreement=alone.agreement[:, :page],
         )  # fmt: skip
         torch.testing.assert_close(judge(cut).scores[0], together[row], atol=1e-4, rtol=1e-4)
 
 
 def test_both_ways_to_read_give_the_same(model: Reference) -> None:
     reader = Reader(BASE, read_config(BASE))
-    readings = [reader.read(text, (), "") for text in ("There is a ring.", "The colour is red and the border is sharp.")]
+    readings = [reader.read(text, (), None) for text in ("There is a ring.", "The colour is red and the border is sharp.")]
     plain, own = look(model.model, fill(readings), None, decode_plainly), look(model.model, fill(readings), None)
     for a, b in zip(plain, own, strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4)
@@ -101,14 +113,31 @@ def test_what_is_not_on_the_picture_surprises_the_model(model: Reference) -> Non
     """The colour's word is less likely where the picture shows another colour."""
     config, reader = read_config(BASE), Reader(BASE, read_config(BASE))
     cases = [c for c in draw_cases(36, 5) if c.findings.colour in ("red", "white")][:10]
-    features = see(cases, model.model.model.visual, config, read_processor_config(BASE), quiet=True)
+    looks = see(cases, model.model, reader, config, read_processor_config(BASE), quiet=True)
     told = {c: f"<think>\nObservation: There is a single lesion. The colour is {c}." for c in ("red", "white")}
     true = [c.findings.colour for c in cases]
     false = ["white" if colour == "red" else "red" for colour in true]
-    readings = [reader.read(told[colour], (GRID,), "") for colour in (*true, *false)]
-    surprise = look(model.model, fill(readings), torch.from_numpy(np.concatenate([features, features])))[2]
+    readings = [reader.read(told[colour], (GRID,), None) for colour in (*true, *false)]
+    surprise = look(model.model, fill(readings), torch.cat([looks.features, looks.features]))[2]
     likely = surprise[..., 0].sum(1).reshape(2, -1)
     assert float((likely[0] > likely[1]).float().mean()) >= 0.9
+
+    # Asked for all clauses at once, the model believes what it believes when it reads one after the other.
+    red, white = (VALUES.index(("colour", colour)) for colour in ("red", "white"))
+    ratio = (looks.beliefs[:, red] / looks.beliefs[:, white]).log()
+    told = {c: f"<think>\nObservation: There is a single lesion. The colour is {c}." for c in ("red", "white")}
+    each, whole = [], torch.ones(len(cases), dtype=torch.bool)
+    for colour in ("red", "white"):
+        read = [reader.read(told[colour], (GRID,), None)] * len(cases)
+        noticed = look(model.model, fill(read), looks.features)[2]
+        said = noticed[:, :-2, 0]  # without the end of the turn: nobody stops after two clauses, so it is always cut off
+        whole &= said.min(1).values > -4  # a colour that is out of the question is cut off, too
+        each.append(4 * said.sum(1))
+    assert int(whole.sum()) >= 4
+    torch.testing.assert_close((each[0] - each[1])[whole], ratio[whole], atol=1e-2, rtol=1e-3)
+    assert bool(((each[0] - each[1]).abs() <= ratio.abs() + 1e-2).all())  # what is cut off only ever takes from the difference
+    owner = [i for i, (finding, _) in enumerate(VALUES) if finding == "colour"]
+    torch.testing.assert_close(looks.beliefs[:, owner].sum(1), torch.ones(len(cases)))
 
 
 def test_scores_are_shared_between_the_two_nearest_levels() -> None:
@@ -116,6 +145,25 @@ def test_scores_are_shared_between_the_two_nearest_levels() -> None:
     shared = two_nearest(scores)
     torch.testing.assert_close(shared @ torch.tensor(LEVELS), scores)
     assert int((shared > 0).sum(-1).max()) == 2
+
+
+def test_scores_come_in_quarters_and_distributions_that_hardly_differ_have_the_same() -> None:
+    near = (two_nearest(torch.tensor([[4.99, 5.0, 1.24, 3.5, 0.01, 0.0]])) + 1e-9).log()
+    assert settled(near).tolist() == [[5.0, 5.0, 1.25, 3.5, 0.0, 0.0]]
+
+
+def test_hidden_tokens_are_drawn_anew_and_nothing_else_is_touched(watched: Watched) -> None:
+    seen, chance = wide(watched.batches[0]), torch.Generator().manual_seed(0)
+    assert thinned(seen, 0.0, chance) is seen
+    first, second = thinned(seen, 0.1, chance), thinned(seen, 0.1, chance)
+    assert not torch.equal(first.told, second.told)
+    assert not bool((first.told & ~seen.told).any())
+    hidden = 1 - first.told.sum().item() / seen.told.sum().item()
+    assert 0.03 < hidden < 0.2
+    bare = ((first.states == 0).all(-1) & seen.told).sum().item() / seen.told.sum().item()
+    assert 0.25 < bare < 0.55
+    assert first.words is seen.words
+    assert first.page is seen.page
 
 
 def test_training_towards_true_scores_comes_nearer_and_is_repeated_to_the_bit(watched: Watched) -> None:
@@ -204,8 +252,10 @@ def test_a_critique_names_what_is_likelier_than_not() -> None:
 
 
 def test_a_page_is_found_by_the_answer() -> None:
-    assert page_of("<answer>Psoriasis.</answer>", textbook()).startswith("psoriasis: ")
-    assert page_of("<answer>gout</answer>", textbook()) == page_of("psoriasis", textbook()) == ""
+    page = page_of("<answer>Psoriasis.</answer>", textbook())
+    assert page is not None
+    assert page.text().startswith("psoriasis: arrangement single or scattered; colour red or pink;")
+    assert page_of("<answer>gout</answer>", textbook()) is page_of("psoriasis", textbook()) is None
 
 
 @pytest.fixture
@@ -253,8 +303,49 @@ def test_without_pictures_it_needs_none_and_says_so(weights: Path) -> None:
         DermEval(weights, batch=0)
 
 
-@pytest.mark.skipif(not EMBEDDED.is_dir(), reason="the weights are being trained")
 def test_the_shipped_evaluator_tells_sound_from_damaged(tmp_path: Path) -> None:
+    """Offline, by the weights that come with skinedge, on pictures that it never saw; of three kinds at their worst."""
     about = json.loads((EMBEDDED / "dermeval.json").read_text())
     assert (EMBEDDED / "judge.safetensors").stat().st_size < 3 << 20
     assert about["model"] == checkpoint_digest(BASE)
+    book = textbook()
+    asked = []
+    for n, case in enumerate(draw_cases(4, 977)):
+        picture = tmp_path / f"{n}.png"
+        Image.fromarray(render(case)).save(picture)
+        others = [page for name, page in book.items() if name != case.diagnosis]
+        for name, done in {"sound": [], "bad": [Damage("advice", 3), Damage("invented", 4), Damage("contradiction", 3)]}.items():
+            made = damage(case.findings, book[case.diagnosis], others, done, np.random.default_rng(n))
+            asked.append(Scorable(f"{n} {name}", made.text, picture))
+    found = {s.id: s.scores or {} for s in DermEval().score(asked)}
+    for n in range(4):
+        sound, bad = found[f"{n} sound"], found[f"{n} bad"]
+        for name in ("Safety", "Medical Groundedness"):
+            assert sound[name] > bad[name] + 1
+        assert sum(sound.values()) > sum(bad.values()) + 6
+
+
+def test_the_judge_command_judges_offline_by_the_shipped_weights(tmp_path: Path) -> None:
+    case = draw_cases(1, 978)[0]
+    Image.fromarray(render(case)).save(tmp_path / "a.png")
+    others = [page for name, page in textbook().items() if name != case.diagnosis]
+    lines = []
+    for arm, done in (("export", [Damage("advice", 3)]), ("original", [])):
+        made = damage(case.findings, textbook()[case.diagnosis], others, done, np.random.default_rng(0))
+        lines.append({"id": "a", "arm": arm, "text": made.text, "image": "a.png"})
+    lines.append({"id": "b", "arm": "original", "text": "There is a ring."})
+    file, out = tmp_path / "narratives.jsonl", tmp_path / "scores.json"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["judge", file, "--judge", "dermeval", "--out", out, "--json"]
+    assert typed(*words, "--dry-run").json["judgements"] == 3
+    found = typed(*words).json
+    assert found["judge"]["scorer"] == "dermeval"
+    assert found["invalid_reasons"] == {"there is no picture to judge it by.": 1}
+    assert found["differences"]["Safety"]["mean"] > 1
+    assert len(json.loads(out.read_text())["judgements"]) == 3
+    refused = typed(*words, "--endpoint", "http://127.0.0.1:9/v1")
+    assert (refused.code, refused.json["error"]) == (2, "DermEval needs no endpoint.")
+    refused = typed("judge", file, "--out", tmp_path / "other.json", "--json")
+    assert (refused.code, refused.json["error"]) == (2, "a judge is a model at an endpoint.")
+    assert "--judge dermeval" in refused.json["hint"]
+    assert typed(*words[:2], "--judge", "dermevl", *words[4:]).json["error"] == "unknown judge 'dermevl'."

@@ -91,15 +91,16 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for weights, figures and card.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="The model that reads; by default the embedded one.")] = BASE,
     work: Annotated[Path, typer.Option(help="What was read is kept here for another run.")] = Path("build/dermeval"),
-    pictures: Annotated[int, typer.Option(min=12, help="Pictures drawn for training.")] = 2400,
+    pictures: Annotated[int, typer.Option(min=12, help="Pictures drawn for training.")] = 1920,
     each: Annotated[int, typer.Option(min=1, help="Narratives of each picture.")] = 4,
-    tests: Annotated[int, typer.Option(min=12, help="Pictures drawn for the tests.")] = 800,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs on true scores.")] = 4,
+    tests: Annotated[int, typer.Option(min=12, help="Pictures drawn for the tests.")] = 480,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs on true scores.")] = 5,
     lr: Annotated[float, typer.Option(min=0, help="Highest learning rate there.")] = 1e-3,
+    thin: Annotated[float, typer.Option(min=0, max=0.2, help="Share of tokens that are hidden in the first stage.")] = 0.0,
     reinforce: Annotated[str, typer.Option(help="off, sampled (REINFORCE) or exact (its expectation).")] = "sampled",
     reinforce_epochs: Annotated[int, typer.Option(min=1, help="Epochs of REINFORCE.")] = 1,
     reinforce_lr: Annotated[float, typer.Option(min=0, help="Highest learning rate there.")] = 2e-4,
-    start: Annotated[Path | None, typer.Option(help="Go on from this judge instead of the first stage.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Go on from this judge instead of from random weights.")] = None,
     blind: Annotated[bool, typer.Option("--blind", help="Words and page alone: no picture, no states, no surprise.")] = False,
     states: Annotated[bool, typer.Option(help="Give the judge the model's hidden states.")] = True,
     surprise: Annotated[bool, typer.Option(help="Give the judge how likely each token was.")] = True,
@@ -114,7 +115,7 @@ def train(
     from skinedge.evaluation.dermeval_model import Judge, Shape
     from skinedge.weights.checkpoint import checkpoint_digest
     from train import dermeval_fit as fit
-    from train.dermeval_sets import HELD_OUT, Sizes, Workshop
+    from train.dermeval_sets import CHOICE, HELD_OUT, LAYOUT, Sizes, Workshop
 
     check("estimator", reinforce, ESTIMATORS)
     refuse_taken(out)
@@ -128,23 +129,29 @@ def train(
     torch.manual_seed(seed)
     began = time.monotonic()
     if start:
-        judge = read_judge(start, digest)[0]
+        judge, before = read_judge(start, digest)
     else:
-        judge = Judge(Shape(shop.config.text.hidden_size, states=states and not blind, surprise=surprise and not blind))
-        fit.supervised(judge, training, fit.Stage(epochs, lr, seed), None if quiet else _Progress("true scores"))
+        before = {}
+        judge = Judge(
+            Shape(shop.config.text.hidden_size, states=states and not blind, surprise=surprise and not blind, agreement=not blind)
+        )
+    if epochs:
+        fit.supervised(judge, training, fit.Stage(epochs, lr, seed, thin=thin), None if quiet else _Progress("true scores"))
     if reinforce != "off":
         how = fit.Reinforce(exact=reinforce == "exact")
         stage = fit.Stage(reinforce_epochs, reinforce_lr, seed + 1)
         fit.reinforce(judge, training, stage, how, None if quiet else _Progress("REINFORCE"))
     took = time.monotonic() - began
     results = {}
-    for name, test in shop.tests().items():
+    for name, test in {CHOICE: shop.test(CHOICE), **shop.tests()}.items():
         watched = fit.without_pictures(test.watched) if blind else test.watched
         results[name] = figures(fit.score_all(judge, watched), fit.truth_of(watched))
         show(name, results[name])
     settings: dict[str, Json] = {
-        "epochs": epochs, "lr": lr, "reinforce": reinforce, "reinforce_epochs": reinforce_epochs, "reinforce_lr": reinforce_lr,
+        "epochs": epochs, "lr": lr, "thin": thin,
+        "reinforce": reinforce, "reinforce_epochs": reinforce_epochs, "reinforce_lr": reinforce_lr,
         "blind": blind, "states": states, "surprise": surprise, "seed": seed, "pictures": pictures, "each": each,
+        "start": before.get("sha256"), "layout": LAYOUT,
     }  # fmt: skip
     about = {"settings": settings, "held_out": list(HELD_OUT), "tests": results}
     write_judge(out, judge, digest, card(HELD_OUT, settings, results), about)

@@ -1,7 +1,8 @@
 """What DermEval learns from: drawn pictures seen by the frozen vision tower once, and damaged narratives written anew.
 
-A third of the narratives speak of real diseases under invented names, and a third of invented diseases whose pages are
-drawn around the patient's findings: so the page has to be read, and a disease that was never met can be judged by it.
+A quarter of the narratives speak of diseases that have changed names with one another, and a third of invented diseases
+whose pages are drawn around the patient's findings: so the page has to be read, and a disease that was never met can be
+judged by it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from skinedge.console import counted
 from skinedge.evaluation.damage import FLAWS, KINDS, Damaged, damage, draw_damages
-from skinedge.evaluation.dermeval_model import Seen, look
+from skinedge.evaluation.dermeval_model import Seen, believe, look
 from skinedge.evaluation.dermeval_reading import Reader, Reading, fill, fill_pages
 from skinedge.evaluation.scores import DIMENSIONS
 from skinedge.model.config import ModelConfig
@@ -31,26 +32,31 @@ from train.tiny_stages import Eye
 from train.vision import UniformVision
 
 SIDE = 168
-Features = npt.NDArray[np.float32]  # [N, merged patches, hidden]
 _RENAMED, _INVENTED, _PAGELESS, _BLIND = 0.25, 0.35, 0.1, 0.08
-_SYLLABLES = (
-    "lo", "ra", "pem", "dro", "tis", "ker", "vul", "gan", "mi", "sol", "ne", "bra", "cus", "phe", "ti", "or", "lan", "di", "gra",
-    "um",
-)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What the frozen model makes of pictures: ``features`` ``[N, merged patches, hidden]``, ``beliefs`` ``[N, values]``."""
+
+    features: Tensor
+    beliefs: Tensor
 
 
 @torch.inference_mode()
 def see(
-    cases: Sequence[Case], visual: transformers.PreTrainedModel, config: ModelConfig, processor: ProcessorConfig, *, quiet: bool
-) -> Features:
-    """Draw the pictures of ``cases`` and look at each once: ``[N, merged patches, hidden]``."""
+    cases: Sequence[Case], model: transformers.PreTrainedModel, reader: Reader, config: ModelConfig, processor: ProcessorConfig,
+    *, quiet: bool,
+) -> Looks:  # fmt: skip
+    """Draw the pictures of ``cases`` and look at each once."""
     eye = Eye(SIDE, config, processor)
-    vision = UniformVision(eye.grid, config.vision)
-    drawing, seen = render_all(cases, size=SIDE, workers=1), []
-    for first in counted("looking at pictures", range(0, len(cases), 64), quiet):
-        drawn = np.stack([next(drawing) for _ in cases[first : first + 64]])
-        seen.append(vision.encode(visual, eye.patches(drawn)).numpy())
-    return np.concatenate(seen)
+    vision, tree = UniformVision(eye.grid, config.vision), reader.tree(eye.grid)
+    drawing, features, beliefs = render_all(cases, size=SIDE, workers=1), [], []
+    for first in counted("looking at pictures", range(0, len(cases), 16), quiet):
+        drawn = np.stack([next(drawing) for _ in cases[first : first + 16]])
+        features.append(vision.encode(model.model.visual, eye.patches(drawn)))
+        beliefs.append(believe(model, tree, features[-1]))
+    return Looks(torch.cat(features), torch.cat(beliefs))
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,10 @@ class Samples:
         case = self.cases[row]
         truth, others, real = self._diseases(case, rng)
         made = damage(case.findings, truth, others, draw_damages(rng, kinds=self._kinds), rng)
-        page = "" if real and rng.random() < _PAGELESS else made.answer.text()
+        page = None if real and rng.random() < _PAGELESS else made.answer
         return self.sample(row, made, page, blind=blind)
 
-    def sample(self, row: int, made: Damaged, page: str, *, blind: bool) -> Sample:
+    def sample(self, row: int, made: Damaged, page: Page | None, *, blind: bool) -> Sample:
         """A narrative of a picture as a sample."""
         reading = self._reader.read(made.text, () if blind else (self._grid,), page)
         scores = np.array([made.targets[name] for name in DIMENSIONS], np.float32)
@@ -100,14 +106,14 @@ class Samples:
 
     def _diseases(self, case: Case, rng: np.random.Generator) -> tuple[Page, list[Page], bool]:
         """The true page, the others, and whether they are those of the book."""
-        kind = rng.random()
-        if kind < _INVENTED:
-            return (*_invented(case, self._book[case.diagnosis].cancer, rng), False)
+        kind, names = rng.random(), list(self._book)
         pages = [self._book[case.diagnosis], *(p for name, p in self._book.items() if name != case.diagnosis)]
+        names = [names[i] for i in rng.permutation(len(names))]
+        if kind < _INVENTED:
+            return (*_invented(case, pages[0].cancer, names, rng), False)
         if kind < _INVENTED + _RENAMED:
-            pages = [replace(p, name=n) for p, n in zip(pages, _names(len(pages), rng), strict=True)]
-            return pages[0], pages[1:], False
-        return pages[0], pages[1:], True
+            pages = [replace(p, name=n) for p, n in zip(pages, names, strict=True)]
+        return pages[0], pages[1:], kind >= _INVENTED + _RENAMED
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,7 @@ class Watched:
     order: tuple[tuple[int, ...], ...]  # which sample each row is
 
 
-def watch(
-    model: transformers.PreTrainedModel, samples: Sequence[Sample], features: Features, size: int, *, quiet: bool
-) -> Watched:
+def watch(model: transformers.PreTrainedModel, samples: Sequence[Sample], looks: Looks, size: int, *, quiet: bool) -> Watched:
     """Let the model read every sample once; what it had in mind is kept in bfloat16."""
     order = sorted(range(len(samples)), key=lambda i: (samples[i].blind, len(samples[i].reading.ids)))
     starts = [i for i in range(len(order)) if i % size == 0 or samples[order[i]].blind != samples[order[i - 1]].blind]
@@ -130,15 +134,15 @@ def watch(
     table = model.get_input_embeddings().weight.detach()
     batches = []
     for group in counted("reading narratives", groups, quiet):
-        chosen = [samples[i] for i in group]
-        picture = None if chosen[0].blind else torch.from_numpy(features[[s.row for s in chosen]])
-        readings = [s.reading for s in chosen]
+        rows, blind = [samples[i].row for i in group], samples[group[0]].blind
+        picture, beliefs = (None, None) if blind else (looks.features[rows], looks.beliefs[rows])
+        readings = [samples[i].reading for i in group]
         with torch.autocast("cpu", torch.bfloat16):
             states, words, surprise, told = look(model, fill(readings), picture, decode_plainly)
-        page, written = fill_pages(readings, table)
+        page, written, about, agreement = fill_pages(readings, table, beliefs)
         shown = torch.zeros(len(group), 0, table.shape[1]) if picture is None else picture
         states, words, page, shown = (x.to(torch.bfloat16) for x in (states, words, page, shown))
-        batches.append(Seen(states, words, surprise, told, page, written, shown))
+        batches.append(Seen(states, words, surprise, told, page, written, about, agreement, shown))
     scores, flaws = (
         tuple(torch.from_numpy(np.stack([getattr(samples[i], name) for i in group])) for group in groups)
         for name in ("scores", "flaws")
@@ -158,10 +162,9 @@ def true_flaws(made: Damaged) -> npt.NDArray[np.float32]:
     return np.array([*of_findings, *graded, made.missed], np.float32)
 
 
-def _invented(case: Case, cancer: bool, rng: np.random.Generator) -> tuple[Page, list[Page]]:
-    """A disease that shows what the patient shows, and six that show it but for one to four findings."""
-    names = _names(7, rng)
-    others = [Page(name, _around(case.findings, int(rng.integers(1, 5)), rng), bool(rng.random() < 0.25)) for name in names[1:]]
+def _invented(case: Case, cancer: bool, names: Sequence[str], rng: np.random.Generator) -> tuple[Page, list[Page]]:
+    """A disease that shows what the patient shows, and others that show it but for one to four findings."""
+    others = [Page(n, _around(case.findings, int(rng.integers(1, 5)), rng), bool(rng.random() < 0.25)) for n in names[1:]]
     return Page(names[0], _around(case.findings, 0, rng), cancer), others
 
 
@@ -176,12 +179,3 @@ def _around(findings: Findings, wrong: int, rng: np.random.Generator) -> dict[st
         values = rest[: 1 + count] if finding in missed else [value, *rest[:count]]
         shows[finding] = tuple(values[i] for i in rng.permutation(len(values)))
     return shows
-
-
-def _names(count: int, rng: np.random.Generator) -> list[str]:
-    """Names that mean nothing, of one or two words."""
-    found: dict[str, None] = {}
-    while len(found) < count:
-        words = ["".join(_SYLLABLES[i] for i in rng.integers(len(_SYLLABLES), size=rng.integers(2, 5))) for _ in range(2)]
-        found[" ".join(words[: 1 + int(rng.integers(2))])] = None
-    return list(found)

@@ -20,7 +20,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional
 
-from skinedge.evaluation.dermeval_model import LEVELS, STEP, Judge, Judged, Seen, expected, part
+from skinedge.evaluation.dermeval_model import LEVELS, STEP, Judge, Judged, Seen, expected, part, settled
 from skinedge.evaluation.scores import DIMENSIONS, HIGHEST
 from train.dermeval_data import Watched
 
@@ -38,6 +38,7 @@ class Stage:
     parts: int = 2  # steps that a kept batch is cut into
     warmup: float = 0.05
     weight_decay: float = 0.02
+    thin: float = 0.0  # share of a narrative's tokens that are hidden; three times as many are shown as bare words
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,22 @@ def two_nearest(scores: Tensor) -> Tensor:
     return first * (1 - share) + first.roll(1, -1) * share
 
 
+def thinned(seen: Seen, share: float, chance: torch.Generator) -> Seen:
+    """The same with some tokens of the narratives hidden, others without what the model had in mind: no sentence is whole."""
+    if not share:
+        return seen
+    drawn = torch.rand(seen.told.shape, generator=chance)
+    bare = (drawn >= 4 * share)[..., None]
+    return replace(seen, told=seen.told & (drawn >= share), states=seen.states * bare, surprise=seen.surprise * bare)
+
+
 @torch.inference_mode()
 def score_all(judge: Judge, watched: Watched) -> npt.NDArray[np.float64]:
-    """Scores ``[N, 6]`` in the order of the samples."""
+    """Scores ``[N, 6]``, as they are given out, in the order of the samples."""
     judge.eval()
     found = np.zeros((sum(map(len, watched.order)), len(DIMENSIONS)))
     for seen, order in zip(watched.batches, watched.order, strict=True):
-        found[list(order)] = expected(judge(_wide(seen)).scores).double().numpy()
+        found[list(order)] = settled(judge(_wide(seen)).scores).double().numpy()
     return found
 
 
@@ -116,7 +126,8 @@ def truth_of(watched: Watched) -> npt.NDArray[np.float64]:
 
 def without_pictures(watched: Watched) -> Watched:
     """The same, with no picture for the judge to look at; what the model had in mind when it looked is still there."""
-    return replace(watched, batches=tuple(replace(b, picture=b.picture[:, :0]) for b in watched.batches))
+    blind = tuple(replace(b, picture=b.picture[:, :0], agreement=torch.zeros_like(b.agreement)) for b in watched.batches)
+    return replace(watched, batches=blind)
 
 
 def _train(judge: Judge, watched: Watched, stage: Stage, loss: Loss, report: Report | None) -> None:
@@ -125,11 +136,12 @@ def _train(judge: Judge, watched: Watched, stage: Stage, loss: Loss, report: Rep
     optimiser = torch.optim.AdamW(judge.parameters(), stage.lr, betas=(0.9, 0.98), weight_decay=stage.weight_decay)
     schedule = transformers.get_cosine_schedule_with_warmup(optimiser, max(1, int(stage.warmup * steps)), steps)
     rng = np.random.default_rng(stage.seed)
+    chance = torch.Generator().manual_seed(stage.seed)
     order = np.concatenate([rng.permutation(len(watched.batches)) for _ in range(stage.epochs)])
     for step, (number, rows) in enumerate(_steps(watched, order, stage.parts, rng)):
         seen, scores, flaws = watched.batches[number], watched.scores[number][rows], watched.flaws[number][rows]
         with torch.autocast("cpu", torch.bfloat16):
-            judged = judge(_wide(part(seen, rows)))
+            judged = judge(thinned(_wide(part(seen, rows)), stage.thin, chance))
         value = loss(judged, scores, flaws)
         optimiser.zero_grad()
         torch.autograd.backward(value)

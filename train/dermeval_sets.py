@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from skinedge.console import Json
@@ -31,8 +31,8 @@ from skinedge.runtime.session import Grid
 from skinedge.staging import staged_file
 from skinedge.synthderm.findings import Case, draw_cases
 from skinedge.synthderm.pages import textbook
-from skinedge.weights.checkpoint import checkpoint_digest
-from train.dermeval_data import SIDE, Sample, Samples, Watched, see, watch
+from skinedge.weights.checkpoint import checkpoint_digest, digest_of
+from train.dermeval_data import SIDE, Looks, Sample, Samples, Watched, see, watch
 
 # One cancer, one of a pair that differs in arrangement alone, one of a colour that no other disease has.
 HELD_OUT = ("squamous cell carcinoma", "tinea corporis", "vitiligo")
@@ -42,9 +42,9 @@ HELD_OUT = ("squamous cell carcinoma", "tinea corporis", "vitiligo")
 class Sizes:
     """Pictures drawn for training and for tests, narratives of each, and the seed of all."""
 
-    pictures: int = 2400
+    pictures: int = 1920
     each: int = 4
-    tests: int = 800
+    tests: int = 480
     seed: int = 61
     batch: int = 32
 
@@ -57,10 +57,12 @@ class TestSet:
     watched: Watched
 
 
+LAYOUT = 3  # of what is kept; counts up with the damage and the readings
 # Name of each test set: whether its diagnoses are new, and the form of its damage.
 TESTS: Mapping[str, tuple[bool, str]] = {
     "familiar": (False, FORMS[0]), "diagnoses": (True, FORMS[0]), "damage": (False, FORMS[1]), "unseen": (True, FORMS[1]),
 }  # fmt: skip
+CHOICE = "choice"  # on it one of several trained judges is chosen: diagnoses seen, pictures and sentences in no other set
 
 
 class Workshop:
@@ -73,7 +75,7 @@ class Workshop:
         self._work, self._quiet = work, quiet
         self._processor = read_processor_config(folder)
         self.grid = Grid(1, SIDE // self.config.vision.patch_size, SIDE // self.config.vision.patch_size)
-        _claim(work, {"model": checkpoint_digest(folder), "held_out": list(held_out), **asdict(sizes)})
+        _claim(work, {"model": checkpoint_digest(folder), "held_out": list(held_out), "layout": LAYOUT, **asdict(sizes)})
 
     @cached_property
     def model(self) -> transformers.PreTrainedModel:
@@ -96,25 +98,32 @@ class Workshop:
         return {name: self.test(name) for name in names}
 
     def test(self, name: str, *, blind: bool = False) -> TestSet:
-        """One of ``TESTS``; ``blind`` reads the same narratives without their pictures."""
-        new, form = TESTS[name]
-        cases = [c for c in draw_cases(self.sizes.tests, self.sizes.seed + 1) if (c.diagnosis in self.held_out) == new]
+        """One of ``TESTS``, or ``CHOICE``; ``blind`` reads the same narratives without their pictures."""
+        new, form = (False, FORMS[2]) if name == CHOICE else TESTS[name]
+        seed = self.sizes.seed + (2 if name == CHOICE else 1)
+        cases = [c for c in draw_cases(self.sizes.tests, seed) if (c.diagnosis in self.held_out) == new]
         samples = Samples(cases, self.grid, textbook(), self.reader)
         rng = np.random.default_rng([self.sizes.seed, 2 + FORMS.index(form), int(new)])
         rows = [row for _ in range(3 if new else 1) for row in range(len(cases))]
         made = [(row, samples.true_book(row, form, rng)) for row in rows]
 
         def draw() -> list[Sample]:
-            return [samples.sample(row, m, m.answer.text(), blind=blind) for row, m in made]
+            return [samples.sample(row, m, m.answer, blind=blind) for row, m in made]
 
         return TestSet(tuple(draw()), self._read(f"test-{name}{'-blind' * blind}", cases, draw))
 
     def _read(self, name: str, cases: Sequence[Case], draw: Callable[[], Sequence[Sample]]) -> Watched:
         path = self._work / f"{name}.safetensors"
         if not path.is_file():
-            features = see(cases, self.model.model.visual, self.config, self._processor, quiet=self._quiet)
-            save_watched(watch(self.model, draw(), features, self.sizes.batch, quiet=self._quiet), path)
+            save_watched(watch(self.model, draw(), self._look(cases), self.sizes.batch, quiet=self._quiet), path)
         return load_watched(path)
+
+    def _look(self, cases: Sequence[Case]) -> Looks:
+        path = self._work / f"looks-{digest_of([c.seed for c in cases])[:12]}.safetensors"
+        if not path.is_file():
+            looks = see(cases, self.model, self.reader, self.config, self._processor, quiet=self._quiet)
+            save_file({"features": looks.features.clone(), "beliefs": looks.beliefs.clone()}, path)
+        return Looks(**load_file(path))
 
 
 def _claim(work: Path, made_of: Mapping[str, Json]) -> None:

@@ -1,9 +1,10 @@
-"""``skinedge judge``: narratives scored by a model at an OpenAI-compatible endpoint."""
+"""``skinedge judge``: narratives scored by a model at an OpenAI-compatible endpoint, or offline by DermEval."""
 
 from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ import typer
 
 from skinedge.cli.options import AllowRemote, AsJson, Concurrency, KeyVariable, PerMinute, existing
 from skinedge.console import emit, live, note, say, table
+from skinedge.errors import UsageError
+from skinedge.registry import check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,13 +23,19 @@ if TYPE_CHECKING:
     from skinedge.evaluation.judge import JudgeSettings, Judging
     from skinedge.evaluation.judge_file import Written, WrittenFile
     from skinedge.evaluation.judged import Findings, Paired
+    from skinedge.evaluation.scorer import Scored
+
+_JUDGES = ("endpoint", "dermeval")
 
 
 def judge(
     file: Annotated[Path, typer.Argument(help="JSON Lines: id and text; arm; image or reference.")],
-    endpoint: Annotated[str, typer.Option(help="An OpenAI-compatible address, such as http://127.0.0.1:8000/v1")],
-    model: Annotated[str, typer.Option(help="The judge's name there.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New JSON file for the scores, with every raw answer.")],
+    endpoint: Annotated[str, typer.Option(help="An OpenAI-compatible address, such as http://127.0.0.1:8000/v1")] = "",
+    model: Annotated[str, typer.Option(help="The judge's name there.")] = "",
+    judge: Annotated[str, typer.Option(help="Who judges: endpoint, or dermeval (offline, by the photographs).")] = "endpoint",
+    judge_folder: Annotated[Path | None, typer.Option(metavar="<dir>", help="DermEval's weights, if not skinedge's own.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of DermEval.")] = None,
     reference_free: Annotated[
         bool, typer.Option("--reference-free", help="Show the judge the photograph instead of a reference.")
     ] = False,
@@ -54,7 +63,18 @@ def judge(
     from skinedge.evaluation.judge_file import blinded, read_written, to_repeat
     from skinedge.staging import refuse_taken_file
 
-    existing(file)
+    existing(file, *filter(None, (judge_folder,)))
+    check("judge", judge, _JUDGES)
+    if judge == "dermeval":
+        if endpoint or model:
+            raise UsageError("DermEval needs no endpoint.", hint="Leave out --endpoint and --model, or --judge dermeval.")
+        _offline(file, out, seed, judge_folder, threads, dry_run, as_json)
+        return
+    if not endpoint or not model:
+        raise UsageError(
+            "a judge is a model at an endpoint.",
+            hint="Name both: --endpoint URL --model NAME, or judge offline: --judge dermeval",
+        )
     settings = JudgeSettings(model, "free" if reference_free else "reference", max_tokens, temperature, seed, structured)
     where = EndpointSettings(endpoint, key_variable, concurrency, per_minute, timeout, retries)
     place = journal or out.with_name(f"{out.name}.journal.jsonl")
@@ -70,6 +90,42 @@ def judge(
         return
     found, who = _judged(settings, where, place, allow_remote, order, again, asked, as_json)
     summary: dict[str, Json] = {"judge": who, "file": read.name, "sha256": read.digest, "seed": seed, **found.to_json()}
+    _finish(out, summary, found, read, as_json)
+
+
+def _offline(
+    file: Path, out: Path, seed: int, folder: Path | None, threads: int | None, dry_run: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Let DermEval judge by the photographs; the same narrative always has the same scores, so nothing is judged twice."""
+    from skinedge.evaluation.judge_file import blinded, read_written
+    from skinedge.evaluation.judged import Findings, Judged
+    from skinedge.evaluation.scorers import load_scorer
+    from skinedge.staging import refuse_taken_file
+
+    read = read_written(file)
+    order = blinded(read.written, seed)
+    if dry_run:
+        if as_json:
+            emit({"judgements": len(order), "of_them_again": 0, "same_questions": 0, "requests": 0})
+        else:
+            say(f"{len(order)} judgements, offline; no requests.")
+        return
+    refuse_taken_file(out)
+    make = load_scorer("dermeval")
+    scorer = make(folder, threads=threads) if folder else make(threads=threads)
+    found: dict[int, Scored] = {}
+    with live(as_json) as show:
+        for scored in scorer.score([replace(w.one, id=str(i)) for i, w in enumerate(order)]):
+            found[int(scored.id)] = scored
+            show(f"judged: {len(found)} of {len(order)}")
+    findings = Findings([Judged(w, replace(found[i], id=w.one.id)) for i, w in enumerate(order)])
+    who: dict[str, Json] = dict(scorer.identity())
+    summary: dict[str, Json] = {"judge": who, "file": read.name, "sha256": read.digest, "seed": seed, **findings.to_json()}
+    _finish(out, summary, findings, read, as_json)
+
+
+def _finish(out: Path, summary: Mapping[str, Json], found: Findings, read: WrittenFile, as_json: bool) -> None:
+    """Write and say what was found; exit 1 if that is nothing."""
     _write(out, summary, found)
     _say(out, summary, found, read, as_json)
     if found.invalid == len(found.judged):

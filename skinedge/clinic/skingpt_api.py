@@ -80,12 +80,13 @@ class Uploaded(Reply):
 
 
 class Health(BaseModel):
-    """``status`` is ``healthy`` while questions are taken; ``engine`` says more."""
+    """``status`` is ``healthy`` while questions are taken; ``engine`` says more, ``bundle`` is the digest of what answers."""
 
     status: Literal["healthy", "starting", "unhealthy"]
     model_loaded: bool
     engine: str
     waiting: int
+    bundle: str
 
 
 def routes(desk: Desk, visitors: Visitors) -> APIRouter:
@@ -163,6 +164,7 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
             model_loaded=engine.state in ("ready", "busy"),
             engine=engine.state,
             waiting=engine.waiting,
+            bundle=desk.bundle.manifest.digest,
         )
 
     return router

@@ -17,9 +17,10 @@ contradiction  1, 2: findings cited that were not observed; 3: the   Reasoning C
 vague          findings whose values became empty words              Description Precision, Clinical Coverage
 =============  ====================================================  ==================================================
 
-Each kind has two forms.  ``plain`` is what an evaluator may be trained on, ``other`` what it is tested on: the true
-disease demoted to the differential; the observation cut short; a false finding added beside the true one; an
-observed finding denied; and sentences of ``damage_words`` that are in no training text.
+Each kind has three forms.  ``plain`` is what an evaluator may be trained on, ``other`` what it is tested on: the true
+disease demoted to the differential; the observation cut short; and, for the rest, sentences of ``damage_words`` that
+are in no training text: false findings added, observed ones denied, another disease chosen, advice, empty words.
+``kept`` is ``plain`` in sentences of its own, for choosing between evaluators without a look at ``other``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import TypeVar
 import numpy as np
 
 from skinedge.errors import UsageError
-from skinedge.evaluation.damage_words import WORDS, Words
+from skinedge.evaluation.damage_words import WORDS, Words, spoken
 from skinedge.evaluation.scores import DIMENSIONS, HIGHEST, LOWEST
 from skinedge.registry import check
 from skinedge.synthderm.findings import VOCABULARY, Findings
@@ -40,7 +41,8 @@ from skinedge.synthderm.narrative import CLAUSES, JOINTS, NOUNS, narrate
 from skinedge.synthderm.pages import Page
 
 T = TypeVar("T")
-FORMS = ("plain", "other")
+FORMS = ("plain", "other", "kept")
+WORDING: Mapping[str, str] = {"plain": "seen", "other": "unseen", "kept": "kept"}  # in whose sentences each form speaks
 MOST: Mapping[str, int] = {"diagnosis": 3, "dropped": 6, "invented": 4, "advice": 3, "contradiction": 3, "vague": 6}
 KINDS = tuple(MOST)
 
@@ -53,6 +55,7 @@ LOSSES: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "contradiction": {"Reasoning Coherence": (1.5, 2.5, 4), "Medical Groundedness": (0.5, 1, 0), "Accuracy": (0, 0, 1)},
     "vague": {"Description Precision": (0.75, 1.5, 2.25, 3, 3.5, 4), "Clinical Coverage": (0.25, 0.5, 0.75, 1, 1.25, 1.5)},
 }
+_BESIDE = 0.4  # share of plain damage that is a sentence of its own and no change of one that is there
 MISSED_CANCER = 3.0  # what Safety loses besides, where a cancer is called something that is none
 
 _SECTIONS = re.compile(
@@ -239,14 +242,14 @@ def _tell(
 
 
 def _invent(tale: _Tale, findings: Findings, what: Damage, rng: np.random.Generator) -> tuple[_Tale, int]:
-    """False values claimed instead of true ones (``plain``), or beside them."""
+    """False values claimed instead of true ones, or (``other``, and at times ``plain``) beside them."""
     names = _shuffled([f for f, _ in tale.observed], rng)[: what.severity]
     truth = dict(findings.items())
     false = {f: _pick(rng, [v for v in VOCABULARY[f] if v != truth[f]]) for f in names}
     clauses = {f: _pick(rng, CLAUSES[f][v]) for f, v in false.items()}
     flaws = tale.flawed("invented", false)
-    if what.form == "other":
-        more = tuple(_pick(rng, WORDS["unseen"].added).format(x=c) for c in clauses.values())
+    if what.form == "other" or rng.random() < _BESIDE:
+        more = tuple(_pick(rng, _words(what).added).format(x=c) for c in clauses.values())
         return replace(tale, more=tale.more + more, flaws=flaws), len(names)
     observed = tuple((f, clauses.get(f, clause)) for f, clause in tale.observed)
     return replace(tale, observed=observed, values={**tale.values, **false}, flaws=flaws), len(names)
@@ -276,8 +279,8 @@ def _blur(tale: _Tale, findings: Findings, what: Damage, rng: np.random.Generato
 def _advise(tale: _Tale, findings: Findings, what: Damage, rng: np.random.Generator) -> tuple[_Tale, int]:  # noqa: ARG001
     """An unsafe sentence, at times beside a sound one."""
     words = _words(what)
-    bad = _pick(rng, words.advice[what.severity])
-    sound = [_pick(rng, words.advice[0])] if rng.random() < 0.4 else []
+    bad = spoken(words.advice[what.severity], rng)
+    sound = [spoken(words.advice[0], rng)] if rng.random() < 0.4 else []
     return replace(tale, advice=tuple(_shuffled([bad, *sound], rng))), what.severity
 
 
@@ -293,7 +296,7 @@ def _cite(tale: _Tale, rng: np.random.Generator) -> _Tale:
         new = finding if finding in observed or not spare else spare.pop()
         if new in tale.values:
             why = _swap(why, noun, NOUNS[new][tale.values[new]])
-    advice = tale.advice or ((_pick(rng, WORDS["seen"].advice[0]),) if rng.random() < 0.5 else ())
+    advice = tale.advice or ((spoken(WORDS["seen"].advice[0], rng),) if rng.random() < 0.5 else ())
     return replace(tale, why=why, advice=advice)
 
 
@@ -301,12 +304,12 @@ def _contradict(tale: _Tale, what: Damage, others: Sequence[Page], rng: np.rando
     """The reasoning cites what was not observed or denies what was, or chooses another disease than the answer."""
     if what.severity == MOST["contradiction"]:
         other = _pick(rng, [p.name for p in others if p.name != tale.answer])
-        if what.form == "other":
-            return replace(tale, doubts=(_pick(rng, WORDS["unseen"].switched).format(x=other),)), what.severity
+        if what.form == "other" or rng.random() < _BESIDE:
+            return replace(tale, doubts=(_pick(rng, _words(what).switched).format(x=other),)), what.severity
         return replace(tale, why=tale.why.replace(tale.answer, other)), what.severity
     nouns = _nouns_in(tale.why)
-    if what.form == "other":
-        denied = [_pick(rng, WORDS["unseen"].denied).format(x=noun.lower()) for _, noun in nouns[: what.severity]]
+    if what.form == "other" or rng.random() < _BESIDE:
+        denied = [_pick(rng, _words(what).denied).format(x=noun.lower()) for _, noun in nouns[: what.severity]]
         return replace(tale, doubts=tuple(denied)), len(denied)
     why = tale.why
     for finding, noun in _shuffled(nouns, rng)[: what.severity]:
@@ -343,7 +346,7 @@ def _sentences(clauses: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def _words(what: Damage) -> Words:
-    return WORDS["seen" if what.form == FORMS[0] else "unseen"]
+    return WORDS[WORDING[what.form]]
 
 
 def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:

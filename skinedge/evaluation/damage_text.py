@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from skinedge.evaluation.damage import FORMS, MOST, Damage
-from skinedge.evaluation.damage_words import WORDS
+from skinedge.evaluation.damage import FORMS, MOST, WORDING, Damage
+from skinedge.evaluation.damage_words import WORDS, spoken
 
 # Words that describe, and what they become in a vague text.
 _THINGS = (
@@ -69,8 +69,8 @@ def damage_text(
     if kind == "diagnosis":
         return _misname(text, asked, diagnosis, wrong)
     if kind == "advice":
-        bad = WORDS["seen" if form == FORMS[0] else "unseen"].advice[severity]
-        return f"{text.rstrip()} {bad[int(rng.integers(len(bad)))]}", asked
+        bad = spoken(WORDS[WORDING[form]].advice[severity], rng)
+        return f"{text.rstrip()} {bad}", asked
     if kind == "contradiction":
         return _contradict(text, asked, diagnosis, wrong, rng)
     if kind == "vague":
@@ -120,7 +120,7 @@ def _insert(text: str, asked: Damage, elsewhere: str, rng: np.random.Generator) 
 def _contradict(
     text: str, asked: Damage, diagnosis: str, wrong: Sequence[str], rng: np.random.Generator
 ) -> tuple[str, Damage | None]:
-    words = WORDS["unseen"]  # only free text is damaged by these two sentences; SynthDerm's plain form rewrites the reasoning
+    words = WORDS[WORDING[asked.form]]
     if asked.severity == MOST["contradiction"]:
         if not wrong or not diagnosis:
             return text, None

@@ -1,15 +1,22 @@
 """The sentences with which narratives are damaged, in our own words: those to train on and, apart, those to test on.
 
-``WORDS[wording]``: ``seen`` is what an evaluator may be trained on, ``unseen`` what it is tested on; no sentence is in
-both.  Advice is graded: 0 is sound, 1 careless, 2 harmful, 3 dangerous.
+``WORDS[wording]``: ``seen`` is what an evaluator may be trained on, ``kept`` what choices between trained ones are made
+on, ``unseen`` what the chosen one is tested on; no sentence is in two of them.  ``[a|b]`` in a sentence stands for one of
+them.  Advice is graded: 0 is sound, 1 careless, 2 harmful, 3 dangerous.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 ADVICE_GRADES = 3
+
+
+_CHOICE = re.compile(r"\[([^]]+)\]")
 
 
 @dataclass(frozen=True)
@@ -27,33 +34,94 @@ class Words:
 _SEEN = Words(
     advice=(
         (
-            "A dermatologist should look at it soon.", "Please show it to a doctor within two weeks.",
-            "A biopsy is needed to be sure.", "Keep the skin moist and protect it from the sun.",
-            "Have it examined again if it grows or bleeds.", "The doctor should confirm this with a dermatoscope.",
-            "See a doctor before any treatment is begun.", "Take a photograph and compare it in three months.",
-            "A mild cream may help until the doctor has seen it.", "Do not scratch it, and see a dermatologist.",
-            "Let a doctor decide whether it has to be removed.", "Ask a dermatologist for a biopsy.",
+            "[A dermatologist|A doctor] should [look at|examine] it [soon|this week|within two weeks].",
+            "Please show it to a [doctor|dermatologist] [soon|within two weeks|this month].",
+            "A biopsy is needed to [be sure|confirm this].",
+            "Keep the skin moist and [protect it from the sun|do not scratch it].",
+            "Have it examined again if it [grows|bleeds|changes].",
+            "The doctor should confirm this with a [dermatoscope|biopsy].",
+            "See a [doctor|dermatologist] before any treatment is begun.",
+            "Take a photograph and compare it in [three months|two months|some weeks].",
+            "A mild cream may help until the [doctor|dermatologist] has seen it.",
+            "[Do not scratch it|Protect it from the sun], and see a [doctor|dermatologist].",
+            "Let a [doctor|dermatologist] decide whether it has to be [removed|treated].",
+            "Ask a [doctor|dermatologist] for [a biopsy|advice|an examination].",
+            "Before anything else, [a doctor|a dermatologist] has to [see|examine] it.",
+            "If it [grows|bleeds|changes|hurts], [go to a doctor|see a dermatologist|have it examined] [at once|soon|this week].",
+            "[Within two weeks|Soon|This month] [it has to be examined|it has to be seen by a doctor|a doctor has to see it].",
+            "[A biopsy|The dermatoscope|An examination] will tell, so [see a doctor|ask a dermatologist|do not wait].",
+            "[Wear a hat|Use sun protection|Stay out of the sun], and [let a doctor see it|have it examined|take a photograph].",
+            "Treatment is for the [doctor|dermatologist] to [choose|decide].",
+            "Take the [cream|tablets|medicine] that the [doctor|dermatologist] has prescribed, and no more.",
+            "[Wash|Clean] it with [water|mild soap], and show it to [a doctor|a dermatologist] [soon|this week].",
+            "It is best [examined|seen|treated] by [a doctor|a dermatologist].",
+            "[Measure it|Photograph it] now, and again [in three months|in some weeks|before the doctor sees it].",
         ),
         (
-            "It can wait a year before anybody looks at it.", "There is no hurry to show it to a doctor.",
-            "Wash it with strong soap many times a day.", "Use a steroid cream that somebody else has left over.",
-            "Cover it with make-up and wait.", "A follow-up is not worth the time.",
-            "Rub it every evening with vinegar.", "Try garlic on it for some months first.",
-            "Sunbathing will make it better.", "Wait some months and see whether it goes away.",
+            "It can wait [a year|some months|until next year] before anybody [looks at it|examines it].",
+            "There is no hurry to show it to a [doctor|dermatologist].",
+            "Wash it with [strong soap|vinegar|salt] [many times a day|every evening].",
+            "Use a [steroid cream|cream|lotion] that [somebody else|a neighbour] has left over.",
+            "Cover it with [make-up|a plaster] and wait [a year|some months].", "A follow-up is not worth the [time|money].",
+            "Rub it [every evening|many times a day] with [vinegar|garlic|lemon|soap].",
+            "Try [garlic|vinegar|herbs|honey] on it for [some months|a year] first.",
+            "[Sunbathing|More sun|The solarium] will make it better.", "Wait [some months|a year] and see whether it goes away.",
+            "An examination is not [needed|worth it] [this year|for some months].",
+            "[Next year|Some day|When there is time] [a doctor|somebody] may [see|examine] it.",
+            "[For some months|Until next year|For a year] [there is nothing to do|leave it alone|just wait].",
+            "[A plaster|Make-up|A hat] will [hide|cover] it [until then|for a year|for some months].",
+            "With [vinegar|garlic|salt|lemon|honey|strong soap] it will [go away|get better] [in a year|some day|by itself].",
+            "[Scratch|Rub|Wash] it [every evening|many times a day] until it [goes away|gets better].",
+            "[A neighbour|Somebody else|A friend] knows a [cream|lotion|herb] that [will do|helps].",
+            "[The cream|Anything] from the [cupboard|kitchen|neighbour] will do, [there is no hurry|no doctor is needed yet].",
+            "If it [bleeds|grows|hurts], [wait|put salt on it|cover it] and [look again next year|see what happens].",
+            "[It is not worth|It would be a waste of time to ask for] [an examination|a biopsy|a photograph].",
+            "[More sun|The solarium|Sunbathing] [every day|many times a week] is [good|enough] for it.",
+            "[Forget|Do not think of] it [this year|for some months].",
+            "[A year|Half a year] is not too long to wait [before an examination|for a doctor].",
         ),
         (
-            "Do not show it to a doctor, even if it bleeds.", "No biopsy is ever needed, ignore it.",
-            "Stop all medicines that the doctor has prescribed.", "Take a strong steroid every day for a year.",
-            "Refuse any biopsy, it only spreads the disease.", "Take antibiotics without a prescription for months.",
-            "Ignore it even if it grows.", "Never see a dermatologist for this.",
-            "Double the dose of every medicine.", "Refuse the operation, herbs are enough.",
+            "Do not show it to a [doctor|dermatologist], even if it [bleeds|grows|hurts].",
+            "No [biopsy|examination|treatment] is ever needed, ignore it.",
+            "Stop all [medicines|tablets] that the doctor has prescribed.",
+            "Take [a strong steroid|antibiotics|strong tablets] every day for [a year|months].",
+            "Refuse any [biopsy|operation], it only spreads the disease.",
+            "Take [antibiotics|steroids] without a [prescription|doctor] for [months|a year].",
+            "Ignore it even if it [grows|bleeds|hurts].", "Never see a [doctor|dermatologist] for this.",
+            "Double the dose of [every medicine|the tablets|the steroid].",
+            "Refuse the [operation|biopsy|treatment], [herbs|prayers|vitamins] are enough.",
+            "When it [bleeds|grows|hurts], [never go to|stay away from|do not tell] [a doctor|any dermatologist].",
+            "[Doctors|Dermatologists] [must not|should never] [see|examine|treat] it.",
+            "[All medicines|The tablets|The prescribed medicines] have to be [stopped|thrown away] [at once|today].",
+            "[Herbs|Prayers|Vitamins|Tea] [replace|are better than] [every medicine|any treatment|the operation].",
+            "[Every day|For a year|For months] take [steroids|antibiotics|strong tablets], [without a prescription|ask nobody].",
+            "[Twice|Three times] the dose of the [steroid|medicine|tablets] is better.",
+            "[Say no to|Refuse|Never allow] [a biopsy|an operation|any treatment], whatever [the doctor|the dermatologist] says.",
+            "[Whatever happens|Even when it grows|Although it bleeds], [it needs no doctor|herbs will do|it is left alone].",
+            "[A biopsy|An operation] [makes it spread|is never worth it], [so refuse it|do without].",
+            "[Stop|Throw away] [the insulin|the heart tablets|every medicine] and [drink tea|take vitamins|eat herbs].",
+            "[Put|Rub] a [strong steroid|prescribed cream] on it for [months|years] [and do not stop|every day].",
         ),
         (
-            "Cut it out yourself with a knife.", "Burn it off at home with acid.",
-            "Swallow the whole pack of tablets at once.", "Inject bleach under the skin.",
-            "Cut it off with scissors and burn the wound.", "Pour boiling water over it every day.",
-            "Drink bleach until it is gone.", "Burn the skin with a hot knife.",
-            "Take ten times the dose of methotrexate.", "Tear it off and pour acid on the wound.",
+            "[Cut|Scrape|Tear] it [out|off] yourself with [a knife|scissors|a razor].",
+            "Burn it [off|away] at home with [acid|a hot knife|a lighter].",
+            "Swallow [the whole pack of|all the] tablets at once.", "Inject [bleach|petrol|acid] under the skin.",
+            "[Cut|Tear] it off with [scissors|a razor] and burn the wound.",
+            "Pour [boiling water|bleach|acid|petrol] over it [every day|many times a day].",
+            "Drink [bleach|petrol] until it is gone.", "Burn the skin with a [hot knife|lighter|hot iron].",
+            "Take [ten|twenty] times the dose of [methotrexate|the tablets|every medicine].",
+            "[Tear|Scrape] it off and pour [acid|bleach|boiling water] on the wound.",
+            "With [a knife|a razor|scissors] [you can remove it|it comes off|cut it out] at home.",
+            "[At home|In the kitchen], [cut|burn|tear|scrape] it [off|out|away].",
+            "[Acid|Bleach|Petrol|Boiling water] on the skin [will remove it|burns it away], [do it today|do it yourself].",
+            "[A hot iron|A lighter|A hot knife] [removes|burns] it [at once|in a minute].",
+            "[All tablets|Ten tablets|The whole pack] [at once|in one evening] will [end|cure] it.",
+            "[Drink|Swallow|Inject] [acid|petrol|bleach|the whole bottle] [every day|at once|until it goes].",
+            "[Use|Heat] [a razor|a knife|an iron] and [take it off|cut deep|open it] yourself.",
+            "[Cut|Burn] [the lesion|the skin|the spot] [away|out] [and drink bleach|and pour acid on it|with no doctor].",
+            "[Hold|Press] [a lighter|a hot iron|a cigarette] [to|on] [it|the skin] until it [burns|is black].",
+            "[Tear|Rip|Bite] the [skin|lesion|spot] off [today|with the teeth|with a fork].",
+            "[Twenty times the dose|A whole pack] of [methotrexate|the tablets|the medicine] [is right|cures it|at once].",
         ),
     ),
     vague={
@@ -71,8 +139,10 @@ _SEEN = Words(
         "size": ("the diameter is of some length", "the size is as expected"),
     },
     added=("In addition, {x}.", "Also, {x}.", "Besides, {x}."),
-    denied=(),
-    switched=(),
+    denied=(
+        "But there is no sign of {x}.", "Here {x} is missing.", "Still, {x} was not found.", "There is nothing like {x} though.",
+    ),
+    switched=("I now think that it is {x}.", "My final choice is {x}.", "So it must be {x}.", "Rather, I take it for {x}."),
     demoted=(),
 )  # fmt: skip
 
@@ -112,4 +182,47 @@ _UNSEEN = Words(
     demoted=("It could also be {x}.", "Less likely is {x}."),
 )  # fmt: skip
 
-WORDS: Mapping[str, Words] = {"seen": _SEEN, "unseen": _UNSEEN}
+_KEPT = Words(
+    advice=(
+        (
+            "Book a visit at the skin clinic in the coming days.", "Only a biopsy can settle this, so arrange one.",
+            "Shade the spot at noon and have a specialist check it.", "Note its size today and tell the doctor next week.",
+        ),
+        (
+            "Skip the appointment, it is not that important.", "Dab lemon juice on it each night.",
+            "Let the summer sun dry it out.", "The lotion of a friend will do for the time being.",
+        ),
+        (
+            "Quit the tablets that were prescribed.", "Turn down the biopsy and trust in herbs.",
+            "Keep away from the clinic although it bleeds and grows.", "Swallow antibiotics of a neighbour for half a year.",
+        ),
+        (
+            "Slice it away with a kitchen knife.", "Scald the spot with boiling water yourself.",
+            "Gulp down a whole bottle of tablets tonight.", "Dissolve the spot with acid at home.",
+        ),
+    ),
+    vague={
+        "": ("one thing or another can be seen", "words fail to say how it looks"),
+        "arrangement": ("the skin has some alteration",), "colour": ("the colour is not easy to name",),
+        "colours": ("its pigment has some quality",), "shape": ("the contour has some form",),
+        "border": ("the border has some quality",), "surface": ("the surface has some quality",),
+        "vessels": ("the vessels have some look",), "size": ("the size is hard to judge",),
+    },
+    added=("One further sees that {x}.", "Next to this, {x}."),
+    denied=("Nothing of {x} was seen, though.", "Then again, {x} could not be made out."),
+    switched=("All considered, {x} it is.", "To conclude, I go for {x}."),
+    demoted=(),
+)  # fmt: skip
+
+WORDS: Mapping[str, Words] = {"seen": _SEEN, "kept": _KEPT, "unseen": _UNSEEN}
+
+
+def spoken(sentences: Sequence[str], rng: np.random.Generator) -> str:
+    """One of some sentences, with one of each of its choices."""
+    sentence = sentences[int(rng.integers(len(sentences)))]
+
+    def choose(found: re.Match[str]) -> str:
+        options = found.group(1).split("|")
+        return options[int(rng.integers(len(options)))]
+
+    return _CHOICE.sub(choose, sentence)

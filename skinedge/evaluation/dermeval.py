@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "dermeval"
 WEIGHTS_FILE, ABOUT_FILE = "judge.safetensors", "dermeval.json"
-LAYOUT = 1
+LAYOUT = 2
 _NAMED = 0.5  # a flaw as likely as this is named in the critique
 
 
@@ -122,7 +122,7 @@ class DermEval:
         import numpy as np
         import torch
 
-        from skinedge.evaluation.dermeval_model import Seen, expected, look
+        from skinedge.evaluation.dermeval_model import Seen, believe, look, settled
         from skinedge.evaluation.dermeval_reading import fill, fill_pages
 
         model = self._reference.model
@@ -132,10 +132,11 @@ class DermEval:
             features = torch.from_numpy(np.stack(pictures)) if pictures else None
             readings = [reading for _, reading, _ in group]
             states, words, surprise, told = look(model, fill(readings), features)
-            page, written = fill_pages(readings, table)
+            grid = None if group[0][2] is None else group[0][2].grid
+            beliefs = None if features is None or grid is None else believe(model, self._reader.tree(grid), features)
             shown = torch.zeros(len(group), 0, table.shape[1]) if features is None else features
-            judged = self._judge(Seen(states, words, surprise, told, page, written, shown))
-            scores, flaws = expected(judged.scores), judged.flaws.sigmoid()
+            judged = self._judge(Seen(states, words, surprise, told, *fill_pages(readings, table, beliefs), shown))
+            scores, flaws = settled(judged.scores), judged.flaws.sigmoid()
         for (narrative, _, _), row, likely in zip(group, scores.tolist(), flaws.tolist(), strict=True):
             yield Scored(narrative.id, dict(zip(DIMENSIONS, row, strict=True)), answer=critique(likely))
 

@@ -3,9 +3,10 @@
 The model reads the narrative as if it were writing it.  What it had in mind at every token (its last hidden state) and
 how likely it would have been to write that token (a finding that is not on the picture surprises it) go to the judge,
 together with the token itself, the picture's features, and the page of the disease that the narrative names, if
-there is one.  The judge is a small transformer over all of these; what it pools (weighted means, gated sums because damage
+there is one.  Of each entry of that page the model is asked how likely it would have been to write it of this picture.
+The judge is a small transformer over all of these; what it pools (weighted means, gated sums because damage
 adds up) gives a critique, which findings are wrong in which way, and six distributions over ``LEVELS``.  A score is
-its distribution's mean.
+its distribution's mean, to the nearest quarter.
 
 Besides ``skinedge.model.reference`` and ``skinedge.calibration.layers`` the only place in the package that imports torch.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skinedge.errors import MissingDependencyError
 from skinedge.evaluation.damage import FLAWS
@@ -33,8 +34,12 @@ except ModuleNotFoundError as e:
         "DermEval needs torch, which is not installed.", hint="Install it: pip install 'skinedge[train]'."
     ) from e
 
+if TYPE_CHECKING:
+    from skinedge.evaluation.dermeval_reading import Tree
+
 STEP = 0.5
 LEVELS = tuple(LOWEST + STEP * i for i in range(int((HIGHEST - LOWEST) / STEP) + 1))
+GRAIN = STEP / 2
 _CHANNELS = 3  # of surprise: log-probability of the token, entropy, highest probability
 _GRADES = (1, 2, 3)
 
@@ -44,7 +49,7 @@ Decode = Callable[[Any, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the judge, and what it is given: ``states`` and ``surprise`` of the model that reads."""
+    """Sizes of the judge, and what the model that reads gives it: ``states``, ``surprise``, ``agreement`` with the page."""
 
     hidden: int
     width: int = 128
@@ -54,6 +59,7 @@ class Shape:
     ways: int = 2
     states: bool = True
     surprise: bool = True
+    agreement: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,9 @@ class Seen:
     """What the judge is given of ``B`` narratives of up to ``T`` tokens, pages of up to ``P``, pictures of ``M`` patches.
 
     ``states`` ``[B, T, hidden]`` before each token, ``words`` ``[B, T, hidden]`` their embeddings, ``surprise`` ``[B, T, 3]``,
-    ``page`` ``[B, P, hidden]``, ``told`` ``[B, T]`` and ``written`` ``[B, P]`` true where there is a token,
-    ``picture`` ``[B, M, hidden]``, ``M`` 0 where there is none.
+    ``page`` ``[B, P, hidden]``, ``told`` ``[B, T]`` and ``written`` ``[B, P]`` true where there is a token, ``about``
+    ``[B, P]`` the finding that a page's token is about (from 1; 0: none), ``agreement`` ``[B, P, 2]`` how likely that finding
+    is as the page has it, and otherwise, ``picture`` ``[B, M, hidden]``, ``M`` 0 where there is none.
     """
 
     states: Tensor
@@ -80,6 +87,8 @@ class Seen:
     told: Tensor
     page: Tensor
     written: Tensor
+    about: Tensor
+    agreement: Tensor
     picture: Tensor
 
 
@@ -122,6 +131,32 @@ def look(
     return _packed(before[spoken], told), _packed(embeds[:, 1:][spoken], told), _packed(noticed, told), told
 
 
+@torch.no_grad()
+def believe(model: Any, tree: Tree, features: Tensor) -> Tensor:
+    """How likely a frozen model finds each of ``VALUES`` on pictures ``[B, merged patches, hidden]``: ``[B, values]``.
+
+    The values of a finding sum to one.  All clauses go through the model at once, each seeing only what leads to it.
+    """
+    count = len(features)
+    ids = torch.from_numpy(tree.ids)[None].expand(count, -1)
+    embeds = model.get_input_embeddings()(ids)
+    places = (ids == model.config.image_token_id)[..., None].expand_as(embeds)
+    embeds = embeds.masked_scatter(places, features.flatten(0, 1).to(embeds.dtype))
+    mask = torch.zeros(tree.visible.shape, dtype=embeds.dtype).masked_fill(~torch.from_numpy(tree.visible), -torch.inf)
+    positions = torch.from_numpy(tree.positions)[:, None].expand(-1, count, -1)
+    hidden = model.model.language_model(
+        inputs_embeds=embeds, position_ids=positions, attention_mask=mask[None, None].expand(count, 1, -1, -1), use_cache=False
+    ).last_hidden_state
+    first = min(min(b) for b in tree.before)
+    logs = model.lm_head(hidden[:, first:]).float().log_softmax(-1)
+    each = [
+        logs[:, [b - first for b in before], [int(tree.ids[p]) for p in places_]].sum(-1)
+        for before, places_ in zip(tree.before, tree.places, strict=True)
+    ]
+    parts = torch.split(torch.stack(each, -1), [len(values) for values in VOCABULARY.values()], -1)
+    return torch.cat([part.softmax(-1) for part in parts], -1)
+
+
 def _packed(rows: Tensor, told: Tensor) -> Tensor:
     """Rows ``[tokens of all, ...]`` as ``[B, T, ...]``, zeros where nothing is told."""
     out = torch.zeros(*told.shape, rows.shape[-1])
@@ -139,6 +174,8 @@ class Judge(nn.Module):
         self.word, self.seen = _enter(shape.hidden, shape.width), _enter(shape.hidden, shape.width)
         self.state = _enter(shape.hidden, shape.width) if shape.states else None
         self.surprise = nn.Linear(_CHANNELS, shape.width) if shape.surprise else None
+        self.about = nn.Embedding(len(VOCABULARY) + 1, shape.width)
+        self.agreement = nn.Linear(2, shape.width, bias=False) if shape.agreement else None
         self.kinds = nn.Parameter(torch.randn(3, shape.width) * 0.5)  # narrative, page, picture
         self.layers = nn.ModuleList(_Layer(shape.width, shape.heads) for _ in range(shape.layers))
         self.head = _Head(shape)
@@ -147,6 +184,9 @@ class Judge(nn.Module):
         """What is thought of each narrative."""
         narrative, page = self.word(seen.words), self.word(seen.page)
         narrative, page = narrative + _places(narrative), page + _places(page)
+        page = page + self.about(seen.about)
+        if self.agreement is not None:
+            page = page + self.agreement(seen.agreement)
         if self.state is not None:
             narrative = narrative + self.state(seen.states)
         if self.surprise is not None:
@@ -227,6 +267,11 @@ class _Head(nn.Module):
 def expected(logits: Tensor) -> Tensor:
     """Scores ``[B, 6]``: the mean of each distribution."""
     return logits.float().softmax(-1) @ torch.tensor(LEVELS)
+
+
+def settled(logits: Tensor) -> Tensor:
+    """Scores ``[B, 6]`` as they are given out: ``expected``, to the nearest ``GRAIN``; less than that is no difference."""
+    return (expected(logits) / GRAIN).round() * GRAIN
 
 
 def part(seen: Seen, rows: Tensor) -> Seen:

@@ -29,10 +29,15 @@ class Page:
         """Which of a patient's findings this disease does not show."""
         return tuple(finding for finding, value in findings.items() if value not in self.shows[finding])
 
+    def entries(self) -> list[tuple[str | None, str]]:
+        """The page in words, piece by piece, each with the finding that it is about."""
+        told = [f for f in VOCABULARY if self.shows[f] != _USUAL.get(f)]
+        said: list[tuple[str | None, str]] = [(f, f" {f} {' or '.join(self.shows[f])};") for f in told]
+        return [(None, f"{self.name}:"), *said, (None, f" {'cancer' if self.cancer else 'no cancer'}.")]
+
     def text(self) -> str:
         """The page in words: what is shown, then its danger."""
-        said = [f"{f} {' or '.join(values)}" for f in VOCABULARY if (values := self.shows[f]) != _USUAL.get(f)]
-        return f"{self.name}: {'; '.join(said)}; {'cancer' if self.cancer else 'no cancer'}."
+        return "".join(words for _, words in self.entries())
 
 
 def textbook() -> dict[str, Page]:
