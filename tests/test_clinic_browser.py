@@ -263,13 +263,11 @@ def test_the_visit_with_the_keyboard_alone(browser: Browser, url: str, photos: l
         assert at.script("document.activeElement.matches('.photo .actions button')"), "the focus is where it was"
         tab_to(page, "#question")
         key.press("Control+Enter")
-        page.wait_for_selector("#stop:not([hidden])", state="attached")
-        page.wait_for_selector(DONE)
+        becomes(page, "document.querySelectorAll('.facts').length === 1")
         assert headings(page)[-1] == w["part.answer"]
         key.type("What is it?")
         key.press("Control+Enter")
-        becomes(page, "document.querySelectorAll('.exchange').length === 2")
-        page.wait_for_selector(DONE)
+        becomes(page, "document.querySelectorAll('.facts').length === 2")
         spoken = page.inner_text("#spoken")
         assert f"{w['part.answer']}. " in spoken
         lines = [line for line in spoken.splitlines() if line]
@@ -286,8 +284,7 @@ def test_the_visit_with_the_keyboard_alone(browser: Browser, url: str, photos: l
         page.wait_for_selector(f"#slots > li:nth-child(2) {TAKEN}")
         tab_to(page, "#ask")
         key.press("Enter")
-        becomes(page, "document.querySelectorAll('.exchange').length === 3")
-        page.wait_for_selector(DONE)
+        becomes(page, "document.querySelectorAll('.facts').length === 3")
         key.press("Control+s")
         key.type("Case 8")
         tab_to(page, "#report-save")
