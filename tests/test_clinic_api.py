@@ -20,6 +20,7 @@ from skinedge.bundle import export
 from skinedge.clinic.audit import records, verify_log
 from skinedge.clinic.engine import EngineSettings
 from skinedge.clinic.guard import HEADERS
+from skinedge.clinic.page_api import ASSETS
 from skinedge.clinic.people import People, person
 from skinedge.clinic.serve import ServeSettings, Serving, open_server
 from skinedge.errors import BundleError, UsageError
@@ -445,6 +446,16 @@ def test_a_changed_bundle_is_not_served(bundles: dict[str, Path], tmp_path: Path
     (copy / "head.onnx").write_bytes(data)
     with pytest.raises(BundleError, match=r"'head\.onnx' was changed"):
         open_server(ServeSettings(EngineSettings(copy), port=0))
+
+
+def test_the_pages_files_say_what_they_are(client: httpx.Client) -> None:
+    for path in sorted(ASSETS.iterdir()):
+        kind = client.get(f"/assets/{path.name}").headers["content-type"].split(";")[0]
+        assert kind == {".js": "text/javascript", ".css": "text/css", ".json": "application/json", ".svg": "image/svg+xml"}.get(
+            path.suffix, "text/html"
+        )
+    for name in ("nothing.js", "..%2Fapp.py", "%2e%2e/app.py"):
+        assert client.get(f"/assets/{name}").status_code == 404
 
 
 def test_metrics_and_the_document(client: httpx.Client) -> None:

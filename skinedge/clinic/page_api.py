@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     from skinedge.console import Json
 
 ASSETS = Path(__file__).with_name("page")
+# Windows' registry may call a script plain text, and a browser that is told not to guess would not run it then.
+_TYPES = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".html": "text/html",
+}
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 _BINARY = {"type": "string", "format": "binary"}
 Digest = Annotated[str, PathParameter(pattern="^[0-9a-f]{64}$")]
@@ -144,7 +152,7 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
     async def asset(name: str) -> Response:
         if name not in assets:
             raise ApiError(404, "not_found", f"there is no '{name[:100]}'.")
-        return FileResponse(assets[name])
+        return FileResponse(assets[name], media_type=_TYPES[assets[name].suffix])
 
     def visit(session: Session) -> Response:
         body = Visit(csrf=session.csrf, login=visitors.login(session), operator=session.operator, role=session.role)
