@@ -45,10 +45,10 @@ def serve(places: Places) -> int:
         InstallError: nothing is installed.
     """
     command = serve_command(places, release_to_run(places))
-    if sys.platform == "win32":
+    if sys.platform == "win32":  # has no exec that keeps the process
         return subprocess.run(command, env=environment(places), check=False).returncode
-    else:  # noqa: RET505 (mypy takes what follows for unreachable on one of the two)
-        os.execve(command[0], command, environment(places))
+    else:  # noqa: RET505 (on Windows mypy takes what follows a return for unreachable)
+        return os.execve(command[0], command, environment(places))
 
 
 def keep(places: Places) -> int:
