@@ -235,7 +235,7 @@ def test_a_damaged_bundle_is_refused(home: Home, bundles: dict[str, Path], diges
     listed = home.listing()
     done = home.do("update", damaged)
     assert done.returncode == 1
-    assert re.fullmatch(r"error: .*'chat_template.jinja'.* Copy the bundle again\.", done.stderr.splitlines()[-1])
+    assert re.fullmatch(rf"error: {damaged}: 'chat_template.jinja'.* Copy the bundle again\.", done.stderr.splitlines()[-1])
     assert (home.memory / "asked").read_text() == asked, "what runs was not even restarted"
     assert home.listing() == listed
     assert home.get("/health")["bundle"] == digests["f32"]
@@ -445,6 +445,16 @@ def test_what_is_on_trial_runs_only_while_it_is_tried(tmp_path: Path) -> None:
         read_pointer(here)
 
 
+def test_damaged_places_are_said_and_made_anew(empty: Home, kit: Path) -> None:
+    empty.app.mkdir(parents=True)
+    (empty.app / "places.json").write_text("[")
+    done = empty.type(kit / PROGRAM, "status")
+    assert re.fullmatch(r"error: .*places.json is damaged. Delete it and install again from the kit.\n", done.stderr)
+    (empty.app / "places.json").unlink()
+    assert empty.type(kit / PROGRAM, "uninstall").stdout == "removed. No audit log is left.\n"
+    assert not empty.app.exists()
+
+
 def test_only_what_can_run_stays(tmp_path: Path) -> None:
     here = places(tmp_path)
     for name in ("old", "new", "older", ".half.partial"):
@@ -497,6 +507,7 @@ def test_what_cannot_be_done_is_said(empty: Home, kit: Path, words: tuple[str, .
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert empty.left() == []
 
 
 def test_a_changed_or_other_kit_is_refused(empty: Home, kit: Path, tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ def place_bundle(places: Places, source: Path, venv: str, *, rebuild: bool, told
         told("reading every byte of it")
         try:
             _run([str(python), "-m", "skinedge", "verify", str(partial), "--json"], places)
-        except InstallError:
+        except InstallError as e:
             shutil.rmtree(partial, ignore_errors=True)
-            raise
+            raise InstallError(str(e).replace(str(partial), str(source))) from e
         partial.rename(final)
     raw = _manifest(final)
     return Placed(name, raw["digest"], raw["target"], raw["scheme"]["asked"], rebuild)
