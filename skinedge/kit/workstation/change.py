@@ -46,6 +46,8 @@ def install_kit(places: Places, kit: Path, asked: Asked, told: Callable[[str], N
         InstallError: the kit is damaged or for another machine, or its model does not run; what ran before runs again.
     """
     settings = read_kit(kit, Path(sys.argv[0]).resolve())
+    if asked.people and not asked.people.is_file():
+        raise InstallError(f"{asked.people}: no such file. Make it: skinedge people add NAME --file {asked.people}")
     told(f"{check_files(kit)} files are as they were written")
     with changing(places):
         service = service_of(places)
@@ -70,8 +72,8 @@ def update(places: Places, source: Path, asked: Asked, told: Callable[[str], Non
     Raises:
         InstallError: nothing is installed, the new one is damaged or does not run; what ran before runs again.
     """
+    _need_installed(places)  # before anything is written
     if (source / KIT).is_file():
-        _need_installed(places)
         return install_kit(places, source, asked, told)
     with changing(places):
         before = _need_installed(places)
@@ -89,8 +91,8 @@ def rollback(places: Places, asked: Asked, told: Callable[[str], None]) -> Relea
     Raises:
         InstallError: there is none, or it does not run any more.
     """
+    _need_installed(places)
     with changing(places):
-        _need_installed(places)
         previous = read_pointer(places).previous
         if previous is None:
             raise InstallError("there is no earlier release to go back to. Name a bundle instead: workstation.sh update BUNDLE")
@@ -225,8 +227,6 @@ def _copy_people(places: Places, people: Path | None) -> None:
     """Take over a list of operators; one that is there is not replaced by another."""
     if people is None:
         return
-    if not people.is_file():
-        raise InstallError(f"{people}: no such file. Make it: skinedge people add NAME --file {people}")
     if not places.people.exists():
         shutil.copyfile(people, places.people)
         with suppress(OSError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from skinedge.kit.install import InstallError
 from skinedge.kit.workstation.change import changing
-from skinedge.kit.workstation.places import PLACES_FILE, Places
+from skinedge.kit.workstation.places import Places
 from skinedge.kit.workstation.pointer import read_pointer
 from skinedge.kit.workstation.service import service_of
 
@@ -27,7 +27,7 @@ def uninstall(places: Places, keep_log: Path | None, *, purge_log: bool, told: C
     Raises:
         InstallError: nothing is installed, the server does not end, or the log cannot be moved; the same command goes on.
     """
-    if not (places.app / PLACES_FILE).is_file():
+    if not places.app.is_dir():
         raise InstallError("no workstation is installed here, so there is nothing to remove.")
     with changing(places):
         made = _made(places)

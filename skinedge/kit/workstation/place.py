@@ -16,6 +16,7 @@ from skinedge.kit.install import InstallError, digest, install
 from skinedge.kit.workstation.places import Places
 from skinedge.kit.workstation.pointer import Pointer, Release
 from skinedge.kit.workstation.run import environment, python_of
+from skinedge.kit.workstation.service import last_words
 
 MANIFEST = "skinedge.json"
 _MARGIN = 64 << 20
@@ -43,15 +44,19 @@ def place_venv(places: Places, kit: Path, settings: dict[str, Any], told: Callab
     Raises:
         InstallError: it cannot be made; what was there before stays.
     """
-    wheels = (kit / "requirements.txt").read_bytes()
-    rest = f"{settings['python']} {settings.get('system_site_packages')}"
-    name = hashlib.sha256(wheels + rest.encode()).hexdigest()[:16]
+    name = venv_name(kit, settings)
     target = places.venvs / name
     if not (target / "installed").is_file():
         told("installing the wheels")
         need_space(places.venvs, 4 * sum(p.stat().st_size for p in (kit / "wheels").glob("*.whl")))
         install(kit, settings, target)
     return name
+
+
+def venv_name(kit: Path, settings: dict[str, Any]) -> str:
+    """The same for the same wheels under the same Python."""
+    rest = f"{settings['python']} {settings.get('system_site_packages')}"
+    return hashlib.sha256((kit / "requirements.txt").read_bytes() + rest.encode()).hexdigest()[:16]
 
 
 def place_bundle(places: Places, source: Path, venv: str, *, rebuild: bool, told: Callable[[str], None]) -> Placed:
@@ -77,9 +82,9 @@ def place_bundle(places: Places, source: Path, venv: str, *, rebuild: bool, told
         told("reading every byte of it")
         try:
             _run([str(python), "-m", "skinedge", "verify", str(partial), "--json"], places)
-        except InstallError:
+        except InstallError as e:
             shutil.rmtree(partial, ignore_errors=True)
-            raise
+            raise InstallError(str(e).replace(str(partial), str(source))) from e
         partial.rename(final)
     raw = _manifest(final)
     return Placed(name, raw["digest"], raw["target"], raw["scheme"]["asked"], rebuild)
@@ -177,8 +182,9 @@ def _run(command: Sequence[str], places: Places) -> None:
         return
     out, err = done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
     try:
-        error = json.loads(out)["error"]
-        why = f"{error['message']} {error.get('hint') or ''}".strip()
+        said = json.loads(out)
+        why = f"{said['error']} {said['hint']}".strip()
     except (ValueError, KeyError, TypeError):
-        why = (err.strip().splitlines() or [f"{' '.join(command[1:4])} ended with {done.returncode}"])[-1]
+        why = last_words(err) or f"{' '.join(command[1:4])} ended with {done.returncode}"
+        why += ". See: workstation.sh skinedge serve --help" if done.returncode == 2 else ". Type the same again."
     raise InstallError(why)

@@ -113,7 +113,7 @@ def installed_places(app: Path) -> Places | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as e:
-        raise InstallError(f"{app / PLACES_FILE} is damaged. Delete {app} and install again from the kit.") from e
+        raise InstallError(f"{app / PLACES_FILE} is damaged. Delete it and install again from the kit.") from e
 
 
 def user_places() -> Places:

@@ -45,10 +45,10 @@ def serve(places: Places) -> int:
         InstallError: nothing is installed.
     """
     command = serve_command(places, release_to_run(places))
-    if sys.platform == "win32":
+    if sys.platform == "win32":  # has no exec that keeps the process
         return subprocess.run(command, env=environment(places), check=False).returncode
-    else:  # noqa: RET505 (mypy takes what follows for unreachable on one of the two)
-        os.execve(command[0], command, environment(places))
+    else:  # noqa: RET505 (on Windows mypy takes what follows a return for unreachable)
+        return os.execve(command[0], command, environment(places))
 
 
 def keep(places: Places) -> int:
@@ -76,15 +76,20 @@ def _keep(places: Places) -> int:
     while True:
         command, begin = serve_command(places, release_to_run(places)), time.monotonic()
         with _log(places) as log:
-            code = _watch(
-                places, subprocess.Popen(command, env=environment(places), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            )
+            code = _watch(places, _started(command, environment(places), log))
         if code is None or code in (0, 2) or is_held(places.lock):
             return code or 0
         failures = [t for t in failures if begin - t < QUIET_S] + [begin]
         if len(failures) > RESTARTS:
             return code
         time.sleep(RESTART_S)
+
+
+def _started(command: list[str], env: dict[str, str], log: BinaryIO) -> subprocess.Popen[bytes]:
+    flags = 0
+    if sys.platform == "win32":
+        flags = subprocess.CREATE_NO_WINDOW
+    return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, creationflags=flags)
 
 
 def _watch(places: Places, server: subprocess.Popen[bytes]) -> int | None:

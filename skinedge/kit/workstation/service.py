@@ -187,7 +187,7 @@ def last_words(text: str) -> str:
     """The last error in a log, or its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("error:", "Error:"))]
-    return (errors or lines or [""])[-1].removeprefix("error: ").rstrip(".")
+    return (errors or lines or [""])[-1].removeprefix("error: ").removeprefix("Error: ").rstrip(".")
 
 
 def _systemctl(*words: str, check: bool = True) -> str:

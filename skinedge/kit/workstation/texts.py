@@ -6,9 +6,10 @@ import shlex
 
 from skinedge.kit.workstation.places import Places
 
-# What needs a mount or user namespace, which some systems refuse to their users (Ubuntu 24.04 among them).  The options of
-# systemd that change the capability bounding set (ProtectKernelModules and others) are left out: no user may do that.
-# IPAddressDeny takes effect only where the user's manager may load BPF programs; elsewhere systemd says so and goes on.
+# What needs a mount or user namespace, which some systems refuse to their users (Ubuntu 24.04 among them).  What changes the
+# capability bounding set (ProtectKernelModules and others) is left out: no user may do that; so is ProtectKernelTunables, which
+# failed under systemd 252 (226) and forbids what no user may do either.  IPAddressDeny takes effect only where the user's
+# manager may load BPF programs; elsewhere it is passed over.
 _NAMESPACES = """\
 PrivateUsers=yes
 PrivateTmp=yes
@@ -16,7 +17,6 @@ ProtectSystem=strict
 ProtectHome=read-only
 ReadWritePaths={state}
 ProtectControlGroups=yes
-ProtectKernelTunables=yes
 """
 _UNIT = """\
 # Written by skinedge; replaced by its updates and removed by: {program} uninstall
