@@ -19,11 +19,11 @@ _TAGS: dict[str, Part] = {"<think>": "thought", "</think>": "other", "<answer>":
 # A heading: the word and a colon, or after "#"; emphasis and a line's beginning belong to it.
 _BEGINS = r"(?:(?<=\n)|(?<=[.!?] ))"
 _HEADING = re.compile(
-    rf"{_BEGINS}(?:[#*_ ]*({'|'.join(SECTIONS)})[*_ ]*:[*_]*[ \t]*\n?|#+ *[*_]*({'|'.join(SECTIONS)})[*_ ]*\n)", re.IGNORECASE
+    rf"{_BEGINS}(?:[#*_ \t]*({'|'.join(SECTIONS)})[*_ ]*:[*_]*[ \t]*\n?|#+ *[*_]*({'|'.join(SECTIONS)})[*_ ]*\n)", re.IGNORECASE
 )
 _MARK = re.compile("|".join(map(re.escape, _TAGS)))
 _MAYBE_TAG = re.compile(r"<[/a-z]*$")
-_MAYBE_HEADING = re.compile(rf"{_BEGINS}[#*_ ]*([A-Za-z]*)[*_ ]*:?[*_ \t]*$")
+_MAYBE_HEADING = re.compile(rf"{_BEGINS}[#*_ \t]*([A-Za-z]*)[*_ ]*:?[*_ \t]*$")
 
 
 class Parts:
@@ -37,7 +37,7 @@ class Parts:
     def push(self, text: str) -> list[tuple[Part, str]]:
         """What ``text`` makes certain."""
         self._held += text
-        pieces = self._tagged()
+        pieces = [*self._tagged(), *self._under_headings()]
         return [*pieces, *self._headed(self._take(len(self._held) - self._unsure()))]
 
     def finish(self) -> list[tuple[Part, str]]:
@@ -54,6 +54,16 @@ class Parts:
         while tag := _MARK.search(self._held):
             pieces += self._headed(self._take(tag.end())[: tag.start()])
             self._part, self._before = _TAGS[tag.group()], "\n"
+        return pieces
+
+    def _under_headings(self) -> list[tuple[Part, str]]:
+        """All up to the last whole heading; one at the very end may go on."""
+        pieces: list[tuple[Part, str]] = []
+        while self._part != "answer" and (found := _HEADING.search(self._before + self._held)):
+            end = found.end() - len(self._before)
+            if end >= len(self._held):
+                break
+            pieces += self._headed(self._take(end))
         return pieces
 
     def _unsure(self) -> int:
