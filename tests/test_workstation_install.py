@@ -552,7 +552,8 @@ def test_a_kit_says_that_it_brings_the_workstation(bundles: dict[str, Path], kit
 @pytest.mark.slow
 def test_a_real_kit_without_a_network(bundles: dict[str, Path], tmp_path: Path) -> None:
     """Wheels from the index, a real environment, and a network namespace in which only loopback is up."""
-    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
+    unshare, ip = shutil.which("unshare"), shutil.which("ip")
+    if not unshare or not ip or subprocess.run([unshare, "--net", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no network namespace can be made here")
     made = typed("kit", bundles["int4"], "--device", "this-machine", "--workstation", "--out", tmp_path / "kit", "--threads", "1")
     if "cannot be reached" in made.err:
@@ -563,14 +564,14 @@ def test_a_real_kit_without_a_network(bundles: dict[str, Path], tmp_path: Path) 
     python = shlex.quote(sys.executable)
     ask = f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:{home.port}/health').read())"
     script = f"""
-        /sbin/ip link set lo up || exit 3
+        {ip} link set lo up || exit 3
         {python} {program} install --port {home.port} -- {" ".join(THREADS)} || exit 4
         {python} -c {shlex.quote(ask)}
         {python} {app} uninstall --purge-log
     """
     begin = time.monotonic()
     done = subprocess.run(
-        ["unshare", "--net", "/bin/sh", "-c", script],
+        [unshare, "--net", "/bin/sh", "-c", script],
         env=home.environment,
         capture_output=True,
         text=True,
