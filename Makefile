@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-EXTRAS := onnx,trt,gguf,fast,train,dev
+EXTRAS := onnx,trt,gguf,fast,serve,train,dev
 
 .PHONY: demo test check docs clean
 .DEFAULT_GOAL := test

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import typer
 
 from skinedge.cli import app
@@ -17,15 +19,23 @@ error; what cannot be parsed at all is explained on standard error only.
 
 def reference() -> str:
     """The whole page."""
-    group = typer.main.get_command(app)
-    return "\n".join([HEAD, *(_command(command) for command in group.commands.values())])
+    return "\n".join([HEAD, *_commands(typer.main.get_command(app), "skinedge")])
 
 
-def _command(command: typer.core.TyperCommand) -> str:
+def _commands(group: typer.core.TyperGroup, path: str) -> Iterator[str]:
+    """Each command of a group, those of its groups in their place."""
+    for command in group.commands.values():
+        if isinstance(command, typer.core.TyperGroup):
+            yield from _commands(command, f"{path} {command.name}")
+        else:
+            yield _command(command, f"{path} {command.name}")
+
+
+def _command(command: typer.core.TyperCommand, path: str) -> str:
     paragraphs = [_paragraph(text) for text in (command.help or "").split("\n\n")]
     rows = [f"| {_names(parameter)} | {parameter.help} | {_default(parameter)} |" for parameter in command.params]
     table = ["| | | default |", "|---|---|---|", *rows]
-    return "\n".join([f"## skinedge {command.name}", "", *("\n\n".join(paragraphs).splitlines()), "", *table, ""])
+    return "\n".join([f"## {path}", "", *("\n\n".join(paragraphs).splitlines()), "", *table, ""])
 
 
 def _paragraph(text: str) -> str:

@@ -88,5 +88,13 @@ class KitError(SkinedgeError):
     """A kit cannot be put together, or what it holds is not what was put into it."""
 
 
+class AuditError(SkinedgeError):
+    """The audit log is not as it was written, is somebody else's to write, or cannot be written."""
+
+
+class PeopleError(SkinedgeError):
+    """The list of operators cannot be used as it is, or a name or passphrase cannot go into it."""
+
+
 class MissingDependencyError(SkinedgeError):
     """An optional library is not installed; the hint names the extra that brings it."""

@@ -183,17 +183,19 @@ def read_manifest(folder: Path) -> Manifest:
     if path.stat().st_size > MAX_MANIFEST:
         raise BundleError(f"{path}: {path.stat().st_size} bytes is too large for a manifest.")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode("utf-8")
+        raw = json.loads(text)
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version != SCHEMA_VERSION:
             raise BundleError(
                 f"{path}: its schema version is {version!r} and this skinedge reads {SCHEMA_VERSION}.",
                 hint="Use the skinedge that wrote it, or export again.",
             )
+        same = text == _text(raw)  # or white space was changed, which the digest does not see
         stated = raw.pop("digest", None)
         # Through JSON text again: strict mode then applies JSON's types (lists for tuples).
         manifest = Manifest.model_validate_json(json.dumps(raw))
-        if stated != _digest(raw):
+        if stated != _digest(raw) or not same:
             raise BundleError(f"{path} was changed since it was written: its digest is another.", hint="Copy the bundle again.")
         return manifest
     except ValidationError as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from measured import forecast
 from PIL import Image
 
 from skinedge.cli import app
+from skinedge.clinic.audit import AuditLog
 from skinedge.manifest import MANIFEST_FILE
 from skinedge.model.config import read_config
 from skinedge.model.tiny import Size, make_lora, make_model, make_side_branch
@@ -30,7 +32,18 @@ from skinedge.synthderm.dataset import write_dataset
 pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
-COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+def leaves(group: typer.core.TyperGroup, path: str = "") -> Iterator[tuple[str, typer.core.TyperCommand]]:
+    """Every command by what is typed for it: ``verify``, ``audit verify``."""
+    for name, command in group.commands.items():
+        if isinstance(command, typer.core.TyperGroup):
+            yield from leaves(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", command
+
+
+LEAVES = dict(leaves(typer.main.get_command(app)))  # type: ignore[arg-type]
+COMMANDS = sorted(LEAVES)
 
 
 @pytest.fixture(scope="module")
@@ -67,32 +80,37 @@ def test_the_commands_are_those_of_the_issues() -> None:
         "compare",
         "kit",
         "report",
+        "serve",
         "show",
         "targets",
         "devices",
         "doctor",
         "demo",
+        "audit verify",
+        "audit show",
+        "people add",
+        "people remove",
+        "people list",
     }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_has_an_example_and_explains_every_option(command: str, flag: str) -> None:
-    done = typed(command, flag)
+    done = typed(*command.split(), flag)
     assert done.code == 0
     assert re.search(
         rf"skinedge ({command}|export) ", " ".join(done.out.split()).partition("Options:")[0].partition("  ")[0] + " "
     )
     assert re.search(r"(Example|goes after)", done.out)
-    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
-    assert [p.name for p in parameters if not p.help] == []
+    assert [p.name for p in LEAVES[command].params if not p.help] == []
     assert "--json" in done.out
 
 
 def test_help_names_every_command_and_a_bare_call_is_help() -> None:
     done, bare = typed("--help"), typed()
     assert done.code == 0
-    assert all(f"  {command} " in done.out for command in COMMANDS)
+    assert all(f"  {command.split()[0]} " in done.out for command in COMMANDS)
     assert "--install-completion" in done.out
     assert bare.code in (0, 2)
     assert "Usage: skinedge" in bare.out + bare.err
@@ -155,12 +173,20 @@ def test_json_is_one_object_for_every_command(
     calls["evaluate"] = ("--data", records.parent, "--out", tmp_path / "evaluated.json", *short)
     calls["compare"] = (tmp_path / "evaluated.json",)
     (tmp_path / "told.jsonl").write_text('{"id": "1", "text": "a", "reference": "b"}', encoding="utf-8")
+    calls["serve"] = (bundle, "--dry-run", "--port", "0", "--audit", tmp_path / "served")
     judge = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--out", tmp_path / "s.json", "--dry-run")
     calls["judge"] = (tmp_path / "told.jsonl", *judge)
+    with AuditLog(tmp_path / "audit"):
+        pass
+    calls["audit verify"] = calls["audit show"] = (tmp_path / "audit",)
+    listed = ("--file", tmp_path / "people.json")
+    calls["people add"] = ("Dr Zhou", "--passphrase-stdin", *listed)
+    calls["people list"], calls["people remove"] = listed, ("Dr Zhou", *listed)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("copper lantern seven rivers\n"))
     assert sorted(calls) == COMMANDS
     answers = {}
     for command, arguments in calls.items():
-        done = typed(command, *arguments, "--json")
+        done = typed(*command.split(), *arguments, "--json")
         assert done.code == (command in ("parity", "bench")), done.err
         assert done.err == "", command
         answers[command] = done.json

@@ -45,6 +45,7 @@ class ScriptedSession:
         *,
         bias: Float32 | None = None,
         all_positions: bool = False,
+        keep: int = 0,
     ) -> Float32:
         self._filled = len(prompt.token_ids)
         if self._filled > self.context_length:

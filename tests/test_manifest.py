@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from skinedge.bundle import check_files, verify
 from skinedge.errors import BundleError, SkinedgeError
-from skinedge.manifest import MANIFEST_FILE, _digest, read_manifest
+from skinedge.manifest import MANIFEST_FILE, _digest, _text, read_manifest
 
 pytest.importorskip("onnx_ir")
 
@@ -130,7 +130,7 @@ def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_changed_number_is_found_unless_sealed(original: dict[str, Any], scratch: Path) -> None:
     """It would be another model, or another way of decoding, and every file would still be right."""
-    (scratch / MANIFEST_FILE).write_text(json.dumps(sealed(original)), encoding="utf-8")
+    (scratch / MANIFEST_FILE).write_bytes(_text(sealed(original)).encode())
     read_manifest(scratch)
     numbers = [
         p for p in places(original) if isinstance(value_at(original, p), int | float) and p[0] in ("architecture", "decoding")
@@ -138,8 +138,12 @@ def test_a_changed_number_is_found_unless_sealed(original: dict[str, Any], scrat
     assert len(numbers) > 20
     for place in numbers:
         changed = mutated(sealed(original), place, "replace", value_at(original, place) + 1)
-        (scratch / MANIFEST_FILE).write_text(json.dumps(changed), encoding="utf-8")
+        (scratch / MANIFEST_FILE).write_bytes(_text(changed).encode())
         with pytest.raises(BundleError, match=r"was changed since it was written|less than or equal"):
+            read_manifest(scratch)
+    for text in (_text(sealed(original)) + " ", json.dumps(sealed(original)), _text(sealed(original)).replace("\n", "\r\n")):
+        (scratch / MANIFEST_FILE).write_bytes(text.encode())
+        with pytest.raises(BundleError, match="was changed since it was written"):
             read_manifest(scratch)
 
 

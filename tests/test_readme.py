@@ -77,9 +77,11 @@ def test_a_command_in_a_document_could_be_typed(document: str, words: list[str])
 
 def parse(arguments: list[str]) -> None:
     """Check names and values of a command line without running it."""
-    group = typer.main.get_command(app)
-    command = group.commands[arguments[0]]  # type: ignore[attr-defined]
-    command.make_context(arguments[0], arguments[1:])
+    command, name = typer.main.get_command(app), ""
+    while isinstance(command, typer.core.TyperGroup):
+        name, *arguments = arguments
+        command = command.commands[name]
+    command.make_context(name, arguments)
 
 
 @pytest.mark.parametrize("line", ["exprt --out b", "export --shceme int4", "run", "run b --top-p 7"])

@@ -489,6 +489,21 @@ def narrate(session: Session, prompt: Prompt, pixels: list[Pixels], *, every: bo
 class TestSession:
     """The session's own work, on a device that is ONNX Runtime in disguise."""
 
+    @pytest.mark.parametrize("piece", [CONTEXT, 16, 7])
+    @pytest.mark.parametrize("keep", [1, 9, 30])
+    def test_what_was_read_is_kept(
+        self, graphs: Path, config: ModelConfig, onnx_session: Session, prompts, pixels, piece: int, keep: int
+    ) -> None:
+        session = TrtSession(graphs.parent, config, FakeDevice(graphs, profiles(piece, 5)))
+        images = [session.encode_image(pixels[0])]
+        whole = session.prefill(prompts[1], images, bias=combined_bias(images))
+        session.step(FORCED[0])
+        np.testing.assert_allclose(session.prefill(prompts[1], images, bias=combined_bias(images), keep=keep), whole, atol=1e-4)
+        theirs = [onnx_session.encode_image(pixels[0])]
+        onnx_session.prefill(prompts[1], theirs, bias=combined_bias(theirs))
+        np.testing.assert_allclose(session.step(7), onnx_session.step(7), atol=1e-4)
+        session.close()
+
     @pytest.mark.parametrize("images", [0, 1, 2])
     @pytest.mark.parametrize("piece", [CONTEXT, 16, 7])
     @pytest.mark.parametrize("every", [False, True])

@@ -13,6 +13,7 @@ from skinedge import __version__
 from skinedge.cli import (
     calibrating,
     carrying,
+    clinic_admin,
     comparing,
     evaluating,
     exporting,
@@ -22,6 +23,7 @@ from skinedge.cli import (
     planning,
     reporting,
     running,
+    serving,
 )  # fmt: skip
 from skinedge.cli.options import MOST_THREADS
 from skinedge.console import run_command, say
@@ -42,10 +44,12 @@ app = typer.Typer(
 for command in (
     exporting.export, exporting.merge, calibrating.calibrate, calibrating.quantize, calibrating.imatrix, calibrating.overflow,
     planning.plan, running.run, comparing.parity, running.verify, evaluating.evaluate, judging.judge,
-    evaluating.compare, measuring.bench, carrying.kit, reporting.report,
+    evaluating.compare, measuring.bench, carrying.kit, reporting.report, serving.serve,
     looking.show, looking.targets, looking.devices, looking.doctor, looking.demo,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(clinic_admin.audit, name="audit")
+app.add_typer(clinic_admin.people, name="people")
 
 
 def _version(value: bool) -> None:

@@ -24,6 +24,9 @@ def kit(
     python: Annotated[
         str | None, typer.Option(metavar="3.N", help="Python on the device; by default a Jetson's own (3.12), else this one's.")
     ] = None,
+    workstation: Annotated[
+        bool, typer.Option("--workstation", help="Bring what installs skinedge serve there, too: service, launcher, updates.")
+    ] = False,
     wheels: Annotated[Path | None, typer.Option(help="A folder of wheels to take instead of the package index.")] = None,
     threads: Threads = None,
     dry_run: DryRun = False,
@@ -46,7 +49,7 @@ def kit(
     if python is not None and (not re.fullmatch(r"3\.\d+", python) or int(python[2:]) < 11):
         raise UsageError(f"--python {python}: skinedge needs 3.11 or newer, written like 3.12.")
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    plan = plan_kit(bundle, read_device(device), platform_of(device, platform), python, here)
+    plan = plan_kit(bundle, read_device(device), platform_of(device, platform), python, here, workstation=workstation)
     refuse_taken(out)
     if dry_run:
         _describe(plan.settings.model_dump(mode="json"), plan.bundle_bytes, as_json)
@@ -59,6 +62,8 @@ def kit(
     say(f"{out}: {size(made.nbytes)}, {made.files} files, {len(made.wheels) + 1} wheels, digest {made.digest[:16]}.")
     scripts = "install.cmd, then run.cmd" if plan.platform.system == "Windows" else "./install.sh, then ./run.sh"
     say(f"Copy it to the device and type there: {scripts}")
+    if workstation:
+        say(f"For the clinician there: {'workstation.cmd' if plan.platform.system == 'Windows' else './workstation.sh'} install")
 
 
 def _describe(settings: dict[str, object], nbytes: int, as_json: bool) -> None:

@@ -54,6 +54,12 @@ def parity(
         Path | None, typer.Option(help="CSV of image_sha256 and review: what a clinician says of flips from malignant to benign.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write the whole comparison here as JSON.")] = None,
+    served: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<url>", help="Instead, hold the API of a running skinedge serve against the bundle, token by token."
+        ),
+    ] = None,
     side: Side = None,
     threads: Threads = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be compared; open no model, write nothing.")] = False,
@@ -76,6 +82,9 @@ def parity(
             raise UsageError(
                 f"{what} needs pictures to compare narratives on.", hint="Add --images DIR, --cases FILE or --drawn 600."
             )
+        if served:
+            _through_api(bundle, served, pictures, Path(scratch), side, threads, max_new_tokens, as_json)
+            return
         source = source_of(reference, adapter)
         if dry_run:
             _describe(bundle, source, pictures.cases if pictures else (), rows, as_json)
@@ -146,6 +155,26 @@ class _Job:
         if not self.quiet:
             say(summary.line(folder))
         return {"rows": {"folder": str(folder), **vars(summary)}}
+
+
+def _through_api(
+    bundle: Path, url: str, pictures: Pictures | None, scratch: Path, side: str | None, threads: int | None, tokens: int,
+    as_json: bool,
+) -> None:  # fmt: skip
+    from skinedge.parity.pictures import SIZES, make_picture
+    from skinedge.parity.served import compare_served
+
+    images = [case.image for case in pictures.cases] if pictures else [scratch / f"{name}.png" for name in SIZES]
+    if pictures is None:
+        for seed, (path, size) in enumerate(zip(images, SIZES.values(), strict=True)):
+            make_picture(*size, seed).save(path)
+    found = compare_served(bundle, url, images, side=side, threads=threads, tokens=tokens)
+    if as_json:
+        emit(found.to_json())
+    for line in () if as_json else found.lines():
+        say(line)
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True)

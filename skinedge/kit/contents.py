@@ -20,7 +20,8 @@ class KitSettings(BaseModel):
     """``kit.json``, which ``install.py`` reads without any library.
 
     ``system`` and ``machine`` are what Python's ``platform`` calls them; ``rebuild`` says that TensorRT engines are built on
-    the device; ``extras`` and ``bundle`` (its digest) are for people and for the record.
+    the device, ``workstation`` that ``workstation.pyz`` is there; ``extras`` and ``bundle`` (its digest) are for people and for
+    the record.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -37,6 +38,7 @@ class KitSettings(BaseModel):
     target: str
     bundle: Sha256
     rebuild: bool
+    workstation: bool = False
 
     def to_json(self) -> str:
         """The text of the file."""

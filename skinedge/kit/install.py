@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     kit = Path(__file__).resolve().parent
     try:
         settings = json.loads((kit / "kit.json").read_text(encoding="utf-8"))
-        check_interpreter(settings, kit)
+        check_interpreter(settings, kit / "install.py")
         print(f"{check_files(kit)} files are as they were written.", flush=True)
         if not args.check:
             install(kit, settings)
@@ -46,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def check_interpreter(settings: dict[str, str], kit: Path) -> None:
-    """Go on under the Python that the wheels are for.
+def check_interpreter(settings: dict[str, str], script: Path) -> None:
+    """Go on with ``script`` under the Python that the wheels are for.
 
     Raises:
         InstallError: it is not here, or this is another kind of machine.
@@ -65,7 +65,7 @@ def check_interpreter(settings: dict[str, str], kit: Path) -> None:
             f"this kit is for Python {wanted} and this is {platform.python_version()}. "
             f"Install Python {wanted}, or make the kit again for this one with: skinedge kit --python"
         )
-    command = [*other, str(kit / "install.py"), *sys.argv[1:]]
+    command = [*other, str(script), *sys.argv[1:]]
     sys.exit(subprocess.run(command, env={**os.environ, "SKINEDGE_KIT_AGAIN": "1"}, check=False).returncode)
 
 
@@ -92,16 +92,16 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def install(kit: Path, settings: dict[str, str]) -> None:
-    """Make ``venv`` anew; a half-made one never takes its place.
+def install(kit: Path, settings: dict[str, str], target: Path | None = None) -> None:
+    """Make ``target`` (``venv`` in the kit) anew; a half-made one has no file ``installed``.
 
     Raises:
         InstallError: a step failed; its own last words are in the message.
     """
-    target = kit / "venv"
+    target = target or kit / "venv"
     # Debian and JetPack leave ensurepip out of Python: the environment is made without pip, and the kit's own is run.
     system = ["--system-site-packages"] if settings.get("system_site_packages") else []
-    done = kit / "venv" / "installed"
+    done = target / "installed"
     if target.exists():
         done.unlink(missing_ok=True)
         shutil.rmtree(target)

@@ -16,12 +16,15 @@ from skinedge.kit.contents import BUNDLE, GOLDEN, KIT_FILE, WHEELS, KitSettings,
 from skinedge.kit.install import digest
 from skinedge.kit.platforms import JETSON_PYTHON, Platform, has_nvidia_gpu, is_jetson
 from skinedge.kit.wheels import Wanted, Wheel, build_own_wheel, download, requirements, resolve
+from skinedge.kit.workstation.pack import pack
+from skinedge.kit.workstation.places import PROGRAM
 from skinedge.manifest import Manifest, read_manifest
 from skinedge.parity.golden import GOLDEN_FILE, make_cases
 from skinedge.runtime.pipeline import open_pipeline
 from skinedge.staging import refuse_taken, staged
 
 _FILES = Path(__file__).parent / "files"
+_WORKSTATION_FILES = Path(__file__).parent / "workstation_files"
 _INSTALL = Path(__file__).with_name("install.py")
 _CONSTRAINTS = Path(skinedge.__file__).parents[1] / "constraints.txt"
 
@@ -38,6 +41,7 @@ class KitPlan:
     extras: tuple[str, ...]
     rebuild: bool
     side: str | None  # what the bundle is opened as here, where its plans cannot run
+    workstation: bool = False
 
     @property
     def settings(self) -> KitSettings:
@@ -54,6 +58,7 @@ class KitPlan:
             target=self.manifest.target,
             bundle=self.manifest.digest,
             rebuild=self.rebuild,
+            workstation=self.workstation,
         )
 
     @property
@@ -73,7 +78,9 @@ class Kit:
     files: int
 
 
-def plan_kit(bundle: Path, device: Device, platform: Platform, python: str | None, here: str) -> KitPlan:
+def plan_kit(
+    bundle: Path, device: Device, platform: Platform, python: str | None, here: str, *, workstation: bool = False
+) -> KitPlan:
     """Decide what goes in; nothing is written and no network asked.
 
     Args:
@@ -82,6 +89,7 @@ def plan_kit(bundle: Path, device: Device, platform: Platform, python: str | Non
         platform: of the device.
         python: version there, ``None`` for a Jetson's own or this one's.
         here: this Python's version, major and minor.
+        workstation: bring what installs the workstation there, too.
 
     Raises:
         UsageError: the bundle cannot run there.
@@ -102,9 +110,10 @@ def plan_kit(bundle: Path, device: Device, platform: Platform, python: str | Non
         device=device,
         platform=platform,
         python=python or (JETSON_PYTHON if jetson else here),
-        extras=_extras(manifest.target, device),
+        extras=(*_extras(manifest.target, device), *(("serve",) if workstation else ())),
         rebuild=trt and jetson,
         side="onnx" if trt else None,
+        workstation=workstation,
     )
 
 
@@ -144,9 +153,7 @@ def make_kit(plan: KitPlan, out: Path, wheels: Path | None, threads: int | None,
             cases = make_cases(pipeline, kit / GOLDEN, plan.side or plan.manifest.target)
         (kit / GOLDEN / GOLDEN_FILE).write_text(cases.to_json(), encoding="utf-8", newline="\n")
         found = _add_wheels(plan, kit, fetched, wheels, told)
-        for file in (*sorted(_FILES.iterdir()), _INSTALL):
-            shutil.copyfile(file, kit / file.name)
-            (kit / file.name).chmod(0o755 if file.suffix == ".sh" else 0o644)
+        _add_scripts(plan, kit)
         (kit / KIT_FILE).write_text(plan.settings.to_json(), encoding="utf-8", newline="\n")
         name = write_sums(kit, known)
         total, files = nbytes(kit), sum(p.is_file() for p in kit.rglob("*"))
@@ -174,6 +181,16 @@ def _add_wheels(plan: KitPlan, kit: Path, fetched: Path, folder: Path | None, to
         shutil.copyfile(wheel, kit / WHEELS / wheel.name)
     (kit / "requirements.txt").write_text(_requirements(kit / WHEELS), encoding="utf-8", newline="\n")
     return found
+
+
+def _add_scripts(plan: KitPlan, kit: Path) -> None:
+    for file in (*_FILES.iterdir(), _INSTALL, *(_WORKSTATION_FILES.iterdir() if plan.workstation else ())):
+        if file.is_file():
+            with (kit / file.name).open("ab") as script:  # the page on the workstation goes on where README.txt ends
+                script.write(file.read_bytes())
+            (kit / file.name).chmod(0o755 if file.suffix == ".sh" else 0o644)
+    if plan.workstation:
+        pack(kit / PROGRAM)
 
 
 def _requirements(wheels: Path) -> str:

@@ -197,15 +197,25 @@ class Reference:
 
     @torch.inference_mode()
     def prefill(
-        self, prompt: Prompt, images: Sequence[ImageEncoding] = (), *, bias: Float32 | None = None, all_positions: bool = False
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageEncoding] = (),
+        *,
+        bias: Float32 | None = None,
+        all_positions: bool = False,
+        keep: int = 0,
     ) -> Float32:
         """See ``Session.prefill``: from the features and positions given, so that this stage is compared by itself."""
         check_prompt(prompt, images, self.context_length)
-        embeds = self._embed(prompt, *images)
-        self._cache = transformers.DynamicCache(config=self.model.config)
+        embeds = self._embed(prompt, *images)[keep:]
+        surplus = self._cache.get_seq_length() - keep if keep else 0
+        if surplus:
+            self._cache.crop(-surplus)
+        if not keep:
+            self._cache = transformers.DynamicCache(config=self.model.config)
         self._bias = None if bias is None else self._tensor(bias)
         self._next_position = prompt.next_position
-        return self._forward(embeds, self._tensor(prompt.positions), all_positions)
+        return self._forward(embeds, self._tensor(prompt.positions[:, keep:]), all_positions)
 
     @torch.inference_mode()
     def step(self, token: int) -> Float32:

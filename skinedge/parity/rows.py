@@ -207,9 +207,15 @@ class _Listening:
         return self._session.encode_image(pixels)
 
     def prefill(
-        self, prompt: Prompt, images: Sequence[ImageEncoding] = (), *, bias: Float32 | None = None, all_positions: bool = False
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageEncoding] = (),
+        *,
+        bias: Float32 | None = None,
+        all_positions: bool = False,
+        keep: int = 0,
     ) -> Float32:
-        logits = self._session.prefill(prompt, images, bias=bias, all_positions=all_positions)
+        logits = self._session.prefill(prompt, images, bias=bias, all_positions=all_positions, keep=keep)
         self.heard = [logits]
         return logits
 

@@ -94,8 +94,9 @@ def _heads(scales: Float32, mins: Float32) -> tuple[Bytes, Float32, Float32]:
     sixes, left = [], []
     for at, values in enumerate((scales, mins)):
         most = np.maximum(values.max(axis=1, keepdims=True), 0)
-        inverse = np.divide(np.float32(63), most, out=np.zeros_like(most), where=most > 0)
-        whole = np.minimum(np.rint(inverse * values), 63).astype(np.uint8)
+        with np.errstate(over="ignore", invalid="ignore"):  # of rows so small that ggml makes them again
+            inverse = np.divide(np.float32(63), most, out=np.zeros_like(most), where=most > 0)
+            whole = np.minimum(np.rint(inverse * values), 63).astype(np.uint8)
         d = (most / np.float32(63)).astype(np.float16)
         heads[:, 2 * at : 2 * at + 2] = d.view(np.uint8)
         sixes.append(whole)

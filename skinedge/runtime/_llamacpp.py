@@ -164,6 +164,7 @@ class LlamaCpp:
         self.supports_gpu = symbol("llama_supports_gpu_offload", _bool)
         self.memory = symbol("llama_get_memory", _pointer, _pointer)
         self.clear = symbol("llama_memory_clear", None, _pointer, _bool)
+        self.forget = symbol("llama_memory_seq_rm", _bool, _pointer, _int, _int, _int)
         self.decode = symbol("llama_decode", _int, _pointer, Batch)
         self.logits = symbol("llama_get_logits_ith", _floats, _pointer, _int)
         self.new_bitmap = symbol("mtmd_bitmap_init", _pointer, _uint, _uint, _pointer)

@@ -124,7 +124,13 @@ class LlamaSession:
         return ImageEncoding(pixels.grid, features, head_times(self._text, seen.shift, self._threads), seen.skin)
 
     def prefill(
-        self, prompt: Prompt, images: Sequence[ImageEncoding] = (), *, bias: Float32 | None = None, all_positions: bool = False
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageEncoding] = (),
+        *,
+        bias: Float32 | None = None,
+        all_positions: bool = False,
+        keep: int = 0,
     ) -> Float32:
         """See ``Session.prefill``."""
         check_prompt(prompt, images, self.context_length)
@@ -132,12 +138,11 @@ class LlamaSession:
         features = np.concatenate([image.features for image in images]) if images else np.zeros((0, 0), np.float32)
         if is_image.sum() != len(features):
             raise PromptError(f"the prompt has {is_image.sum()} image tokens and its images have {len(features)}.")
-        # The last conversation's keys and values are overwritten, too: they are patient data.
-        self._api.clear(self._api.memory(_alive(self._context)), True)
-        self._bias, self._length, self._next_position = bias, 0, prompt.next_position
+        self._forget(prompt, keep)
+        self._bias, self._length, self._next_position = bias, keep, prompt.next_position
         logits: list[Float32] = []
-        taken = 0
-        for run in _runs(is_image, OUTPUTS if all_positions else BATCH):
+        taken = int(is_image[:keep].sum())
+        for run in _runs(is_image, OUTPUTS if all_positions else BATCH, keep):
             wanted = np.full(run.stop - run.start, all_positions, np.int8)
             wanted[-1] |= run.stop == len(is_image)
             positions = prompt.positions[:, run]
@@ -161,6 +166,21 @@ class LlamaSession:
         """Free the model.  Calling it twice is harmless."""
         self._context = self._vision = self._branch = None
         self._free()
+
+    def _forget(self, prompt: Prompt, keep: int) -> None:
+        """Empty the cache from ``keep`` on.
+
+        llama.cpp forgets by position and not by place, and the tokens of one image share theirs in time, which is the
+        one that counts: a cut inside an image would take all of it away.
+        """
+        memory = self._api.memory(_alive(self._context))
+        if keep:
+            cut = int(prompt.positions[0, keep])
+            if cut > prompt.positions[0, keep - 1] and self._api.forget(memory, 0, cut, -1):
+                return
+            raise TargetError(f"llama.cpp cannot keep the first {keep} positions of the conversation.")
+        # The last conversation's keys and values are overwritten, too: they are patient data.
+        self._api.clear(memory, True)
 
     def _load_model(self, stack: ExitStack, on_gpu: bool) -> int:
         api = self._api
@@ -281,10 +301,10 @@ def _finite(values: Float32, what: str, hint: str) -> Float32:
     return values
 
 
-def _runs(is_image: Array, longest: int) -> Iterator[slice]:
-    """Stretches of only text or only image tokens, at most ``longest`` each."""
-    turns = np.flatnonzero(np.diff(is_image.astype(np.int8))) + 1
-    edges = [0, *turns.tolist(), len(is_image)]
+def _runs(is_image: Array, longest: int, begin: int = 0) -> Iterator[slice]:
+    """Stretches of only text or only image tokens from ``begin`` on, at most ``longest`` each."""
+    turns = np.flatnonzero(np.diff(is_image[begin:].astype(np.int8))) + 1 + begin
+    edges = [begin, *turns.tolist(), len(is_image)]
     for start, stop in itertools.pairwise(edges):
         for first in range(start, stop, longest):
             yield slice(first, min(stop, first + longest))

@@ -100,15 +100,22 @@ class OrtSession:
         return ImageEncoding(pixels.grid, features, bias[0, 0], skin[0])
 
     def prefill(
-        self, prompt: Prompt, images: Sequence[ImageEncoding] = (), *, bias: Float32 | None = None, all_positions: bool = False
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageEncoding] = (),
+        *,
+        bias: Float32 | None = None,
+        all_positions: bool = False,
+        keep: int = 0,
     ) -> Float32:
         """See ``Session.prefill``."""
         check_prompt(prompt, images, self.context_length)
         self._bias = np.zeros((1, self.vocab_size), np.float32) if bias is None else bias.reshape(1, -1).astype(np.float32)
         self._head_binding.bind_ortvalue_input("logit_bias", to_ort(self._bias))  # which does not own the memory
-        self._length, self._next_position = 0, prompt.next_position
-        wanted = np.arange(len(prompt.token_ids)) if all_positions else np.array([len(prompt.token_ids) - 1])
-        logits = self._forward(self._table.mix(prompt.token_ids, images), prompt.positions, wanted.astype(np.int64))
+        self._length, self._next_position = keep, prompt.next_position
+        embeds = self._table.mix(prompt.token_ids, images)[keep:]
+        wanted = np.arange(len(embeds)) if all_positions else np.array([len(embeds) - 1])
+        logits = self._forward(embeds, prompt.positions[:, keep:], wanted.astype(np.int64))
         return logits if all_positions else logits[0]
 
     def step(self, token: int) -> Float32:

@@ -96,6 +96,7 @@ class Session(Protocol):
         *,
         bias: Float32 | None = None,
         all_positions: bool = False,
+        keep: int = 0,
     ) -> Float32:
         """Forget the past, read the prompt, and return logits.
 
@@ -104,6 +105,8 @@ class Session(Protocol):
             images: encodings in order of appearance.
             bias: ``[vocabulary]``, added to the logits here and at every step until the next prefill.
             all_positions: return ``[S, vocabulary]`` instead of the last position's ``[vocabulary]``.
+            keep: so many positions at the prompt's beginning, fewer than all, were the last ones read there and need not
+                be read again (``skinedge.runtime.reuse`` counts them); 0 with ``all_positions``.
 
         Raises:
             PromptError: the prompt is longer than the context, or its images are not those given.

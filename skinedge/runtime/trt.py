@@ -137,7 +137,13 @@ class TrtSession:
         return ImageEncoding(pixels.grid, features, self._decoder.bias_of(shift), skin)
 
     def prefill(
-        self, prompt: Prompt, images: Sequence[ImageEncoding] = (), *, bias: Float32 | None = None, all_positions: bool = False
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageEncoding] = (),
+        *,
+        bias: Float32 | None = None,
+        all_positions: bool = False,
+        keep: int = 0,
     ) -> Float32:
         """See ``Session.prefill``."""
         check_prompt(prompt, images, self.context_length)
@@ -146,7 +152,7 @@ class TrtSession:
         size = self._decoder.most_logits if all_positions else self._decoder.most_tokens
         rows = []
         embeds = self._table.mix(prompt.token_ids, images)
-        for start in range(0, len(embeds), size):
+        for start in range(keep, len(embeds), size):
             piece = embeds[start : start + size]
             wanted = np.arange(len(piece)) if all_positions else np.array([len(piece) - 1])
             self._decoder.run(piece, prompt.positions[:, start : start + size], start, wanted)

@@ -1,0 +1,206 @@
+"""The endpoints of SkinGPT-R1's own server, so that its clients go on working.
+
+Source: github.com/yuhos16/SkinGPT-R1, ``inference/full_precision/app.py``: ``/v1/upload``, ``/v1/predict`` and ``/v1/reset``
+with a state id, ``/diagnose/stream``, ``/health``.  Requests and answers have its fields; unlike there, every adapter is
+applied, decoding is the bundle's, nothing is written to the disk, and a failure has the shape that all of ours have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, File, Form, Path, Request, UploadFile
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from skinedge.clinic.desk import Asked, Asker, Desk, failure
+from skinedge.clinic.events import Failed, Photo, Question, Said
+from skinedge.clinic.http import ApiError, ErrorReply, EventStream, event, while_connected
+from skinedge.clinic.visitors import Visitors
+from skinedge.runtime.prompt import ImagePart, Message, TextPart
+
+STATES = 256  # conversations; the one that was used least recently is forgotten for a new one
+TURNS = 128
+PERSONA = {"en": "You are a professional AI dermatology assistant.", "zh": "你是一个专业的AI皮肤科助手。"}
+COMPLETED = {"en": "Diagnosis completed", "zh": "诊断完成"}
+
+StateId = Annotated[str, Path(min_length=1, max_length=200)]
+
+
+@dataclass
+class State:
+    """One conversation: its turns with their photographs, and one that waits for the next turn."""
+
+    messages: list[Message] = field(default_factory=list)
+    photos: list[Photo] = field(default_factory=list)
+    pending: Photo | None = None
+    busy: bool = False
+
+
+class States:
+    """Conversations by id, bounded."""
+
+    def __init__(self, most: int = STATES) -> None:
+        self._most = most
+        self._kept: OrderedDict[str, State] = OrderedDict()
+
+    def of(self, name: str) -> State:
+        """The conversation, or a new one."""
+        state = self._kept.setdefault(name, State())
+        self._kept.move_to_end(name)
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return state
+
+    def forget(self, name: str) -> None:
+        """Its turns and photographs."""
+        self._kept.pop(name, None)
+
+
+class Spoken(BaseModel):
+    """What the user says."""
+
+    message: str = Field(min_length=1, max_length=100_000)
+
+
+class Reply(BaseModel):
+    """What the model says, or that something was done."""
+
+    message: str
+
+
+class Uploaded(Reply):
+    """``path`` is the photograph's sha256: nothing is on the disk."""
+
+    path: str
+
+
+class Health(BaseModel):
+    """``status`` is ``healthy`` while questions are taken; ``engine`` says more, ``bundle`` is the digest of what answers."""
+
+    status: Literal["healthy", "starting", "unhealthy"]
+    model_loaded: bool
+    engine: str
+    waiting: int
+    bundle: str
+
+
+def routes(desk: Desk, visitors: Visitors) -> APIRouter:
+    """All of them."""
+    router = APIRouter(
+        tags=["SkinGPT-R1"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 409, 413, 415, 422, 429, 503)}
+    )
+    states = States()
+
+    def asker(request: Request, name: str) -> Asker:
+        visitors.program(request)
+        return Asker("", f"state {name}")
+
+    @router.post("/v1/upload/{state_id}", summary="A photograph for the next message")
+    async def upload(
+        state_id: StateId, request: Request, file: Annotated[UploadFile, File()], survey: Annotated[str | None, Form()] = None
+    ) -> Uploaded:
+        del survey
+        visitors.program(request)
+        picture = await desk.read(await file.read())
+        states.of(state_id).pending = picture.photo
+        return Uploaded(message="Image uploaded successfully", path=picture.id)
+
+    @router.post("/v1/predict/{state_id}", summary="A message; the answer")
+    async def predict(state_id: StateId, said: Spoken, request: Request) -> Reply:
+        who, state = asker(request, state_id), states.of(state_id)
+        if state.busy:
+            raise ApiError(409, "conflict", "this conversation is being answered already.", "Wait for the answer.")
+        if len(state.messages) >= TURNS:
+            raise ApiError(400, "too_long", f"the conversation has {TURNS} turns.", "Reset it.")
+        photos = [*state.photos, *([state.pending] if state.pending else [])]
+        turn = _turn(said.message, state)
+        question = Question((*state.messages, turn), tuple(photos))
+        state.busy = True
+        try:
+            asked = desk.ask(who, question)
+            answer = await while_connected(request.receive, asked.whole)
+        finally:
+            state.busy = False
+        if answer is None:
+            return Reply(message="")  # nobody reads it
+        if answer.failed:
+            raise failure(answer.failed)
+        state.messages += [turn, Message("assistant", answer.text)]
+        state.photos, state.pending = photos, None
+        return Reply(message=answer.text)
+
+    @router.post("/v1/reset/{state_id}", summary="Forget a conversation")
+    async def reset(state_id: StateId, request: Request) -> Reply:
+        visitors.program(request)
+        states.forget(state_id)
+        return Reply(message="Chat history reset")
+
+    @router.post("/diagnose/stream", summary="A photograph and words; the answer as it comes", response_model=None)
+    async def diagnose(
+        request: Request,
+        text: Annotated[str, Form(min_length=1, max_length=100_000)],
+        image: Annotated[UploadFile | None, File()] = None,
+        language: Annotated[str, Form()] = "zh",
+    ) -> Response:
+        port = request.client.port if request.client else 0
+        who, tongue = asker(request, f"stream {port}"), language if language in PERSONA else "zh"
+        photo = (await desk.read(await image.read())).photo if image else None
+        words = TextPart(f"{PERSONA[tongue]}\n\n{text}")
+        message = Message("user", (ImagePart(), words) if photo else (words,))
+        asked = desk.ask(who, Question((message,), (photo,) if photo else ()))
+        return EventStream(_events(asked, tongue), asked.leave)
+
+    @router.get("/health", summary="Whether questions are taken")
+    async def health() -> Health:
+        engine = desk.engine
+        taken = engine.state in ("ready", "busy", "restarting")
+        return Health(
+            status="healthy" if taken else "starting" if engine.state == "loading" else "unhealthy",
+            model_loaded=engine.state in ("ready", "busy"),
+            engine=engine.state,
+            waiting=engine.waiting,
+            bundle=desk.bundle.manifest.digest,
+        )
+
+    return router
+
+
+def _turn(words: str, state: State) -> Message:
+    """The next turn: the first with a photograph says who is asked."""
+    if state.pending is None:
+        return Message("user", (TextPart(words),))
+    return Message("user", (ImagePart(), TextPart(words if state.messages else f"{PERSONA['en']}\n\n{words}")))
+
+
+async def _events(asked: Asked, language: str) -> AsyncIterator[str]:
+    async for e in asked.events():
+        if isinstance(e, Said) and e.text:
+            yield event(None, {"type": "delta", "text": e.text})
+        elif isinstance(e, Failed):
+            yield event(None, {"type": "error", "message": f"{e.message} {e.hint}".strip()})
+            return
+    raw = asked.answer.text
+    thinking, answer = thought_and_answer(raw)
+    yield event(None, {"type": "final", "result": {
+        "description": None, "thinking": thinking, "answer": answer, "raw": raw, "refined_by_deepseek": False, "success": True,
+        "message": COMPLETED[language],
+    }})  # fmt: skip
+
+
+_THINK, _ANSWER = (re.compile(rf"<{tag}>(.*?)(?:</{tag}>|(?=<(?:think|answer)>)|$)", re.DOTALL) for tag in ("think", "answer"))
+_ANY_TAG = re.compile(r"</?(?:think|answer)>")
+
+
+def thought_and_answer(raw: str) -> tuple[str | None, str]:
+    """The two halves as that server takes them apart: what is not closed counts, and without an answer all that is no thought."""
+    think, answer = _THINK.search(raw), _ANSWER.search(raw)
+    said = answer[1].strip() if answer else ""
+    said = said or _ANY_TAG.sub("", _THINK.sub("", raw)).strip() or raw
+    _, final, after = said.rpartition("Final Answer:")
+    thought = think[1].strip() if think else ""
+    return thought or None, after.strip() if final else said
