@@ -87,6 +87,7 @@ def test_the_judge_gives_six_distributions_and_every_flaw(judge: Judge, watched:
 
 def test_neighbours_in_a_batch_change_nothing(judge: Judge, watched: Watched) -> None:
     supervised(judge, watched, Stage(1, 1e-2))
+    judge.eval()
     seen = wide(watched.batches[0])
     together = judge(seen).scores
     for row in range(len(seen.told)):

@@ -100,6 +100,7 @@ def train(
     reinforce: Annotated[str, typer.Option(help="off, sampled (REINFORCE) or exact (its expectation).")] = "sampled",
     reinforce_epochs: Annotated[int, typer.Option(min=1, help="Epochs of REINFORCE.")] = 1,
     reinforce_lr: Annotated[float, typer.Option(min=0, help="Highest learning rate there.")] = 2e-4,
+    average: Annotated[float, typer.Option(min=0, max=1, help="How far the weights go from before REINFORCE to after it.")] = 0.5,
     start: Annotated[Path | None, typer.Option(help="Go on from this judge instead of from random weights.")] = None,
     blind: Annotated[bool, typer.Option("--blind", help="Words and page alone: no picture, no states, no surprise.")] = False,
     states: Annotated[bool, typer.Option(help="Give the judge the model's hidden states.")] = True,
@@ -140,7 +141,9 @@ def train(
     if reinforce != "off":
         how = fit.Reinforce(exact=reinforce == "exact")
         stage = fit.Stage(reinforce_epochs, reinforce_lr, seed + 1)
+        before = {name: value.clone() for name, value in judge.state_dict().items()}
         fit.reinforce(judge, training, stage, how, None if quiet else _Progress("REINFORCE"))
+        judge.load_state_dict({n: torch.lerp(before[n], value, average) for n, value in judge.state_dict().items()})
     took = time.monotonic() - began
     results = {}
     for name, test in {CHOICE: shop.test(CHOICE), **shop.tests()}.items():
@@ -150,6 +153,7 @@ def train(
     settings: dict[str, Json] = {
         "epochs": epochs, "lr": lr, "thin": thin,
         "reinforce": reinforce, "reinforce_epochs": reinforce_epochs, "reinforce_lr": reinforce_lr,
+        "average": average,
         "blind": blind, "states": states, "surprise": surprise, "seed": seed, "pictures": pictures, "each": each,
         "start": before.get("sha256"), "layout": LAYOUT,
     }  # fmt: skip

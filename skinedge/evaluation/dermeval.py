@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "dermeval"
 WEIGHTS_FILE, ABOUT_FILE = "judge.safetensors", "dermeval.json"
-LAYOUT = 2
+LAYOUT = 3
 _NAMED = 0.5  # a flaw as likely as this is named in the critique
 
 

@@ -178,6 +178,7 @@ class Judge(nn.Module):
         self.agreement = nn.Linear(2, shape.width, bias=False) if shape.agreement else None
         self.kinds = nn.Parameter(torch.randn(3, shape.width) * 0.5)  # narrative, page, picture
         self.layers = nn.ModuleList(_Layer(shape.width, shape.heads) for _ in range(shape.layers))
+        self.phrases = _Phrases(shape.hidden, len(_GRADES))
         self.head = _Head(shape)
 
     def forward(self, seen: Seen) -> Judged:
@@ -197,12 +198,35 @@ class Judge(nn.Module):
         mask = torch.zeros(there.shape, dtype=x.dtype).masked_fill(~there, -torch.inf)
         for layer in self.layers:
             x = layer(x, mask[:, None, None])
-        judged: Judged = self.head(x, there)
+        judged: Judged = self.head(x, there, self.phrases(seen.words, seen.told))
         return judged
 
 
 def _enter(inside: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(inside), nn.Linear(inside, width))
+
+
+class _Phrases(nn.Module):
+    """Advice is graded by its phrases alone: three words at a time, the strongest anywhere (Kim, arXiv 1408.5882).
+
+    A transformer learns the sentences of a few dozen by heart; what no window of three words says, this cannot learn.  In
+    training some words are hidden, so that no single one decides.
+    """
+
+    def __init__(self, inside: int, grades: int, width: int = 96) -> None:
+        super().__init__()
+        self.norm, self.hide = nn.LayerNorm(inside), nn.Dropout1d(0.15)
+        self.window, self.drop = nn.Linear(3 * inside, width), nn.Dropout(0.3)
+        self.grade = nn.Linear(width, grades)
+
+    def forward(self, words: Tensor, told: Tensor) -> Tensor:
+        """Logits ``[B, grades]`` that advice is at least so bad."""
+        kept = self.hide(self.norm(words)) * told[..., None]
+        around = functional.pad(kept, (0, 0, 1, 1))
+        three = torch.cat([around[:, :-2], kept, around[:, 2:]], -1)
+        heard = functional.gelu(self.window(three)).masked_fill(~told[..., None], 0)
+        logits: Tensor = self.grade(self.drop(heard.amax(1)))
+        return logits
 
 
 class _Layer(nn.Module):
@@ -237,15 +261,20 @@ class _Head(nn.Module):
         self.value = nn.Linear(shape.width, shape.pooled)
         self.middle = nn.Parameter(torch.randn(self._slots, inside, shape.pooled) * inside**-0.5)
         self.finding = nn.Parameter(torch.zeros(self._findings, shape.pooled, len(FLAWS)))
-        self.conduct = nn.Linear(shape.pooled, names - self._findings * len(FLAWS))
+        self.conduct = nn.Linear(shape.pooled, names - self._findings * len(FLAWS) - len(_GRADES))
+        own = torch.tensor([float(name != "Safety") for name in DIMENSIONS])[:, None]
+        self.register_buffer("own", own, persistent=False)
         self.critic = nn.Linear(names, self._dimensions * shape.pooled)
         self.leave = nn.Parameter(torch.zeros(self._dimensions, shape.pooled, len(LEVELS)))
         self.offset = nn.Parameter(torch.zeros(self._dimensions, len(LEVELS)))
 
-    def forward(self, x: Tensor, there: Tensor) -> Judged:
+    def forward(self, x: Tensor, there: Tensor, advice: Tensor) -> Judged:
         inner = functional.gelu(torch.einsum("bdi,dio->bdo", self._pool(self.norm(x), there), self.middle))
         dimensions, findings, conduct = torch.split(inner, [self._dimensions, self._findings, 1], 1)
-        flaws = torch.cat([torch.einsum("bfi,fil->bfl", findings, self.finding).flatten(1), self.conduct(conduct[:, 0])], 1)
+        found = torch.einsum("bfi,fil->bfl", findings, self.finding).flatten(1)
+        flaws = torch.cat([found, advice, self.conduct(conduct[:, 0])], 1)
+        # Whether something is unsafe follows from what was found, and from nothing else.
+        dimensions = dimensions * self.own
         critique = self.critic(flaws.sigmoid().detach()).reshape(dimensions.shape)
         scores = torch.einsum("bdi,dil->bdl", functional.gelu(dimensions + critique), self.leave) + self.offset
         return Judged(scores, flaws)
