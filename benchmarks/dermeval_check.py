@@ -4,11 +4,11 @@ Usage: python -m benchmarks.dermeval_check [--weights DIR] [--also NAME=DIR ...]
 
 Sets are those of ``train.dermeval_sets``: ``familiar``; new ``diagnoses``; new ``damage``; ``unseen``, which has both and on
 which Spearman's rank correlation must reach 0.7 in every dimension (exit code 1 if not), with intervals by a bootstrap over
-pictures; ``redrawn`` is the same with other pictures, findings and draws of the sentences.  The evaluator was chosen on ``choice``, whose pictures and sentences are in no other set.  Baselines: the mean
-score of the training narratives' targets, the length of the text, the same judge without the picture, and whatever is given
-with ``--also`` (a text-only evaluator, stages of training).  DermBench texts (../shared/data/dermbench, kept outside the
-project) are damaged sentence by sentence and read without a picture and without a page: SynthDerm is all that the
-evaluator knows, so these figures say how far that carries.
+pictures; ``redrawn`` is the same with other pictures, findings and draws of the sentences.  The evaluator was chosen on
+``choice``, whose pictures and sentences are in no other set.  Baselines: the mean score of the training narratives' targets, the
+length of the text, the same judge without the picture, and whatever is given with ``--also`` (a text-only evaluator, stages of
+training).  DermBench texts (../shared/data/dermbench, kept outside the project) are damaged sentence by sentence and read without
+a picture and without a page: SynthDerm is all that the evaluator knows, so these figures say how far that carries.
 """
 
 from __future__ import annotations

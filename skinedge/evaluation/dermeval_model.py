@@ -262,8 +262,8 @@ class _Head(nn.Module):
         self.middle = nn.Parameter(torch.randn(self._slots, inside, shape.pooled) * inside**-0.5)
         self.finding = nn.Parameter(torch.zeros(self._findings, shape.pooled, len(FLAWS)))
         self.conduct = nn.Linear(shape.pooled, names - self._findings * len(FLAWS) - len(_GRADES))
-        own = torch.tensor([float(name != "Safety") for name in DIMENSIONS])[:, None]
-        self.register_buffer("own", own, persistent=False)
+        self.own: Tensor
+        self.register_buffer("own", torch.tensor([float(name != "Safety") for name in DIMENSIONS])[:, None], persistent=False)
         self.critic = nn.Linear(names, self._dimensions * shape.pooled)
         self.leave = nn.Parameter(torch.zeros(self._dimensions, shape.pooled, len(LEVELS)))
         self.offset = nn.Parameter(torch.zeros(self._dimensions, len(LEVELS)))
