@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
@@ -145,8 +145,3 @@ async def _next(events: AsyncIterator[str]) -> str | None:
 def client_of(request: Request, name: str | None = None) -> str:
     """Whom the queue takes a request for, where there is no session: a name that was given, or the connection."""
     return f"user {name}" if name else f"{request.client.host}:{request.client.port}" if request.client else "unknown"
-
-
-def headers(extra: Mapping[str, str]) -> dict[str, str]:
-    """For answers that must not be kept by a browser."""
-    return {"Cache-Control": "no-store", **extra}
