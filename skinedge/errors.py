@@ -52,6 +52,10 @@ class ImageError(SkinedgeError):
     """A photograph cannot be read or is outside the limits."""
 
 
+class NotAPhotographError(ImageError):
+    """A file holds nothing, or something else than a photograph of a kind that is read."""
+
+
 class PromptError(SkinedgeError):
     """A prompt cannot be rendered or does not fit the model."""
 

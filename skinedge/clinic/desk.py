@@ -18,7 +18,7 @@ from skinedge.clinic.events import Ended, Event, Failed, Question, Said, Started
 from skinedge.clinic.http import ApiError
 from skinedge.clinic.metrics import Metrics
 from skinedge.clinic.pictures import LIMITS, Picture, Pictures, receive
-from skinedge.errors import AuditError, ImageError
+from skinedge.errors import AuditError, ImageError, NotAPhotographError
 from skinedge.runtime.image import ProcessorConfig
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from skinedge.console import Json
     from skinedge.manifest import Manifest
     from skinedge.parity.certificate import Certificate
-
-# The refusal of a file by what is wrong with it; the sentence itself is the error's.
-_NO_PHOTOGRAPH = ("is not a photograph", "is empty")
 
 
 @dataclass(frozen=True)
@@ -137,8 +134,9 @@ class Desk:
             self.metrics.refused.inc()
             if len(data) > self.limits.max_bytes:
                 raise ApiError.of(413, "too_large", e) from e
-            none = any(words in e.message for words in _NO_PHOTOGRAPH)
-            raise ApiError.of(415 if none else 422, "not_a_photograph" if none else "unreadable_photograph", e) from e
+            if isinstance(e, NotAPhotographError):
+                raise ApiError.of(415, "not_a_photograph", e) from e
+            raise ApiError.of(422, "unreadable_photograph", e) from e
 
     def forget(self, owner: str, name: str | None = None) -> None:
         """One photograph of a visit, or all, and what the engine keeps of them."""

@@ -77,7 +77,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[str], after: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[str], after: Callable[[], None] = lambda: None) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events, self._after = events, after

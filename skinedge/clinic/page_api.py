@@ -27,6 +27,7 @@ from skinedge.clinic.visitors import COOKIE, Visitors
 from skinedge.evaluation.answer import read_answer
 from skinedge.evaluation.structure import check_structure
 from skinedge.parity.certificate import FOLDER, PAGE
+from skinedge.runtime.photograph import FORMATS
 from skinedge.runtime.prompt import ImagePart, Message, TextPart
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ _TYPES = {
     ".svg": "image/svg+xml",
     ".html": "text/html",
 }
-FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 _BINARY = {"type": "string", "format": "binary"}
 Digest = Annotated[str, PathParameter(pattern="^[0-9a-f]{64}$")]
 
@@ -234,13 +234,9 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
     @router.post("/api/selftest", response_model=None, summary="Check the bundle, its golden cases, the log, the engine")
     async def selftest(request: Request) -> Response:
         asker = visitors.page(request, "self-test")
-        return EventStream(_checked(desk, asker), _nothing)
+        return EventStream(_checked(desk, asker))
 
     return router
-
-
-def _nothing() -> None:
-    return None
 
 
 def _model(desk: Desk) -> dict[str, object]:

@@ -91,17 +91,11 @@ def render(report: Report) -> str:
     Raises:
         OSError: a picture cannot be read.
     """
-    import jinja2
+    from skinedge.report.page import pages_of
 
     known = words(report.language)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.jinja").render(
+    template = pages_of(_FOLDER).get_template("report.jinja")
+    return template.render(
         r=report,
         t=lambda key, **values: known[key].format(**values),
         exchanges=_shown(report.exchanges),

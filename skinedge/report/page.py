@@ -16,7 +16,7 @@ from skinedge.report.sections import left_out, lineages, machines, picture, prob
 from skinedge.staging import refuse_taken_file, staged_file
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 _FOLDER = Path(__file__).parent
 STAGE_NAMES = dict(zip(STAGES, ("preprocess", "image encode", "prefill", "first sample"), strict=True))
@@ -58,17 +58,22 @@ def render(documents: Documents, title: str, now: datetime) -> str:
     )
 
 
-def template(name: str) -> Template:
-    """A page of this folder; an undefined name in it is an error."""
+def pages_of(folder: Path) -> Environment:
+    """The pages of a folder: what is put into them is escaped, and an undefined name is an error."""
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def template(name: str) -> Template:
+    """A page of this folder; an undefined name in it is an error."""
+    environment = pages_of(_FOLDER)
     environment.filters.update(number=number, size=size, moment=moment, joules=joules)
     return environment.get_template(name)
 

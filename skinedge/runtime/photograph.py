@@ -30,7 +30,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from skinedge.errors import ImageError
+from skinedge.errors import ImageError, NotAPhotographError
 
 # Photographs are decoded one at a time: it bounds memory, and Python's warning filters are shared by all threads.
 _ONE_AT_A_TIME = threading.Lock()
@@ -47,6 +47,7 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "GIF": GifImagePlugin.GifImageFile,
 }
+FORMATS = tuple(_PLUGINS)
 _BEGINNINGS = (
     (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"), (b"BM", "BMP"),
     (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"),
@@ -120,7 +121,7 @@ def _read(path: Path, name: str, limits: ImageLimits) -> bytes:
 def _kind(name: str, data: bytes, limits: ImageLimits) -> str:
     """The format, by its first bytes."""
     if not data:
-        raise ImageError(f"{name} is empty (0 bytes).", hint=_AGAIN)
+        raise NotAPhotographError(f"{name} is empty (0 bytes).", hint=_AGAIN)
     if len(data) > limits.max_bytes:
         raise ImageError(
             f"{name} has more than {limits.max_bytes / 2**20:.0f} MiB, which is the limit for a photograph.",
@@ -131,9 +132,9 @@ def _kind(name: str, data: bytes, limits: ImageLimits) -> str:
     for beginning, kind in _BEGINNINGS:
         if data.startswith(beginning):
             return kind
-    raise ImageError(
+    raise NotAPhotographError(
         f"{name} is not a photograph: it holds {_stranger(data)}.",
-        hint=f"Export the photograph as JPEG or PNG ({', '.join(_PLUGINS)} are read).",
+        hint=f"Export the photograph as JPEG or PNG ({', '.join(FORMATS)} are read).",
     )
 
 
