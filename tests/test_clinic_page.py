@@ -19,10 +19,14 @@ from PIL import Image
 
 from skinedge.clinic import events, sight
 from skinedge.clinic.narrative import PARTS
-from skinedge.clinic.report import LANGUAGES, Exchange, Language, Report, reliability, render, words
+from skinedge.clinic.report import Exchange, Report, render
+from skinedge.clinic.words import LANGUAGES, Language, in_all, limit, reliability, words
 from skinedge.evaluation.structure import FaultName
+from skinedge.parity.certificate import ReferenceRecord
+from skinedge.parity.certifying import make_certificate
 from skinedge.parity.certifying import reliability as certified
-from tests.parity_rows import make_rows
+from skinedge.parity.reading import Aside
+from tests.parity_rows import make_context, make_rows, make_scores
 
 CLINIC = Path(__file__).parents[1] / "skinedge" / "clinic"
 PAGE = CLINIC / "page"
@@ -78,7 +82,7 @@ def page() -> Page:
 
 def used_keys(page: Page) -> tuple[set[str], set[str]]:
     """Keys that are named outright, and patterns of those that are put together."""
-    sources = "\n".join([*SCRIPTS.values(), TEMPLATE, (CLINIC / "report.py").read_text(encoding="utf-8")])
+    sources = "\n".join([*SCRIPTS.values(), TEMPLATE, *((CLINIC / f"{n}.py").read_text("utf-8") for n in ("report", "words"))])
     named = set(re.findall(r"""["'`]([a-z_]+(?:\.[a-z0-9_]+)*)["'`]""", sources))
     for _, attributes in page.elements:
         named |= {value for name, value in attributes.items() if name == "data-t" or name.startswith("data-t-")}
@@ -305,5 +309,22 @@ def test_every_sentence_of_a_certificate_is_translated(skins: tuple[str, ...]) -
     assert set(re.findall(r"\d+", chinese)) == set(re.findall(r"\d+", sentence))
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_every_limit_of_a_certificate_is_translated(known: bool) -> None:
+    rows = make_rows(60, forced=known)
+    reference = ReferenceRecord(name="PyTorch", digest="0" * 64, same_source=known)
+    context = make_context(synthetic=known, reference=reference)
+    if not known:
+        rows = [replace(row, truth=None) for row in rows]
+    limits = make_certificate(rows, context, Aside(make_scores(rows) if known else {})).limits
+    assert len(limits) == (5 if known else 7)
+    for sentence in limits:
+        said = in_all(limit, sentence)
+        assert said["en"] == sentence
+        assert not re.search("[a-zA-Z]", said["zh"].replace("SynthDerm, seed 7", "")), said["zh"]
+        assert set(re.findall(r"\d+", said["zh"])) == set(re.findall(r"\d+", sentence))
+
+
 def test_a_sentence_of_another_form_is_left_as_it_is() -> None:
     assert reliability("was never tried", "zh") == "Was never tried."
+    assert limit("It was never tried.", "zh") == "It was never tried."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import stat
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -82,8 +81,8 @@ def test_an_unknown_name_takes_as_long(two: People) -> None:
         return time.perf_counter() - begin
 
     known, unknown = zip(*[(seconds("Wu"), seconds("nobody")) for _ in range(7)], strict=True)
-    assert 0.5 < statistics.median(unknown) / statistics.median(known) < 2
-    assert statistics.median(unknown) > 0.01
+    # The least of each, because a busy machine only ever adds; an answer without the work would come in a thousandth of it.
+    assert 0.5 < min(unknown) / min(known) < 2
 
 
 def test_letters_are_the_same_however_a_keyboard_composes_them(quick: None) -> None:

@@ -17,20 +17,45 @@ import pytest
 from command_line import ROOT, typed
 from measured import OFFICE, ORIN, bundle, case, kit_record, measured_case, parity, result, sample, write_documents
 
-from skinedge.errors import UsageError
-from skinedge.measure.result import CaseResult, RunSample
+from skinedge.errors import BundleError, UsageError
+from skinedge.manifest import MANIFEST_FILE
+from skinedge.measure.result import BundleRecord, CaseResult, RunSample
+from skinedge.parity.certificate import FILE, FOLDER, write_certificate
+from skinedge.parity.certifying import make_certificate
 from skinedge.report.documents import read_documents
 from skinedge.report.figures import Spread, case_figures
 from skinedge.report.page import render, write_report
-from skinedge.report.sections import machines, picture, problems
+from skinedge.report.pareto import closeness, rightness
+from skinedge.report.sections import machines, problems
+from tests.parity_rows import make_context, make_rows
 
 NOW = datetime(2026, 5, 6, 12, 0, tzinfo=UTC)
 NODE_MODULES = ROOT / "build" / "node" / "node_modules"
 
 
+def write_certificate_of(what: BundleRecord, path: Path, *, lost: int = 0, wrong: int = 6, count: int = 60) -> Path:
+    """Into the file ``path``, as in a bundle's folder; the bundle is right in all but the first ``lost`` and last ``wrong``."""
+    made = make_certificate(make_rows(count, lost=lost, wrong=wrong), make_context(bundle=what), now=NOW)
+    folder = write_certificate(made, path.with_name(f"{path.stem}-certificate"))
+    (folder / FILE).rename(path)
+    shutil.rmtree(folder)
+    return path
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Of both GGUF bundles of ``write_documents``, and of one that nobody measured."""
+    folder = tmp_path_factory.mktemp("certificates")
+    return [
+        write_certificate_of(bundle("gguf", "q8_0", 8.5, 8 * 10**9), folder / "q8_0.json"),
+        write_certificate_of(bundle("gguf", "q4_k_m", 4.9, 5 * 10**9), folder / "q4_k_m.json", lost=9),
+        write_certificate_of(bundle("gguf", "iq4_xs", 4.4, 4 * 10**9), folder / "iq4_xs.json", lost=1),
+    ]
+
+
 @pytest.fixture
-def page(tmp_path: Path) -> str:
-    return render(read_documents(write_documents(tmp_path)), "Room 3 <b>", NOW)
+def page(tmp_path: Path, certificates: list[Path]) -> str:
+    return render(read_documents([*write_documents(tmp_path), *certificates]), "Room 3 <b>", NOW)
 
 
 class Page(HTMLParser):
@@ -146,12 +171,12 @@ def test_what_cannot_be_right_is_said_first(tmp_path: Path) -> None:
 
 def test_quality_beside_speed_knows_what_is_beaten(tmp_path: Path) -> None:
     found = machines(read_documents(write_documents(tmp_path)))
-    office = picture(next(m for m in found if m.title == OFFICE.model))
+    office = closeness(next(m for m in found if m.title == OFFICE.model))
     assert office is not None
     front = {p.entry.label: p.front for p in office.points}
     # int4 is "faster" only by a bug, so that it beats nothing
     assert front == {"gguf q8_0": True, "gguf q4_k_m": True, "onnx int4": False}
-    orin = picture(next(m for m in found if m.title == ORIN.model))
+    orin = closeness(next(m for m in found if m.title == ORIN.model))
     assert orin is not None
     assert {p.entry.label: p.front for p in orin.points}["gguf q8_0"] is False, "an estimate is never on the front"
     assert all(0 <= p.x <= 100 and 0 <= p.y <= 100 for p in (*office.points, *orin.points))
@@ -162,9 +187,59 @@ def test_a_beaten_bundle_is_not_on_the_front(tmp_path: Path) -> None:
         what = bundle("gguf", name, 5, 10**9)
         (tmp_path / f"{name}.json").write_text(result(OFFICE, what, (measured_case(case(), 100, step),)).to_json())
         (tmp_path / f"p-{name}.json").write_text(json.dumps(parity(what, kl)))
-    shown = picture(machines(read_documents([tmp_path]))[0])
+    shown = closeness(machines(read_documents([tmp_path]))[0])
     assert shown is not None
     assert [p.entry.result.bundle.scheme for p in shown.front] == ["q8_0", "q4_k_m"]
+
+
+def test_right_diagnoses_beside_speed(tmp_path: Path, certificates: list[Path]) -> None:
+    paths = [*write_documents(tmp_path), *certificates]
+    found = machines(read_documents(paths))
+    office = rightness(next(m for m in found if m.title == OFFICE.model))
+    assert office is not None
+    right = {p.entry.label: p for p in office.points}
+    assert set(right) == {"gguf q8_0", "gguf q4_k_m"}, "the third has no certificate"
+    assert all(p.interval and 0 <= p.interval[0] < p.y < p.interval[1] <= 100 for p in office.points)
+    ticks = {text: at for at, text in office.y_ticks}
+    assert ticks["90 %"] == pytest.approx(right["gguf q8_0"].y), "54 of 60 are right"
+    assert right["gguf q8_0"].front
+    assert right["gguf q4_k_m"].front, "less often right, but faster"
+    assert rightness(next(m for m in found if m.title == ORIN.model)) is None, "the speed of one of them does not count there"
+
+
+def test_bundles_asked_of_other_pictures_are_not_compared(tmp_path: Path, certificates: list[Path]) -> None:
+    paths = write_documents(tmp_path)
+    other = write_certificate_of(bundle("gguf", "q4_k_m", 4.9, 5 * 10**9), tmp_path / "other.json", count=61)
+    documents = read_documents([*paths, certificates[0], other])
+    assert all(rightness(machine) is None for machine in machines(documents))
+    assert "Whether it still reasons" in render(documents, "t", NOW), "its figures stand in the table alone"
+
+
+def test_certificates_are_told_with_their_verdicts(page: str, certificates: list[Path]) -> None:
+    words = Page(page).words
+    table = words[words.index("Bundle beside PyTorch, whole narratives") :]
+    assert "not measured here" in table[table.index("gguf iq4_xs") :][:200]
+    assert "100.0 %" in table
+    assert "60 drawn, SynthDerm, seed 7" in table
+    documents = read_documents(certificates)
+    assert [c.verdict for c in documents.certificates] == ["not enough data", "fail", "not enough data"]
+    said = problems(documents, ())
+    assert len(said) == 1
+    assert said[0].startswith("gguf q4_k_m: its certificate says fail: accuracy difference is beyond its margin")
+
+
+def test_a_bundle_stands_for_its_certificate(tmp_path: Path, certificates: list[Path]) -> None:
+    folder = tmp_path / "bundle"
+    (folder / FOLDER).mkdir(parents=True)
+    (folder / MANIFEST_FILE).write_text("{}")
+    with pytest.raises(UsageError, match="bundle has no certificate") as e:
+        read_documents([folder])
+    assert e.value.hint == f"Make one: skinedge parity {folder} --reference MODEL --images DIR --certify"
+    shutil.copy(certificates[0], folder / FOLDER / FILE)
+    assert len(read_documents([folder]).certificates) == 1
+    (folder / FOLDER / FILE).write_text((folder / FOLDER / FILE).read_text().replace("60 test cases", "61 test cases"))
+    with pytest.raises(BundleError, match="was changed since it was written"):
+        read_documents([folder])
 
 
 def test_invalid_and_skipped_cases_are_shown_with_their_reasons_only(page: str) -> None:
@@ -180,7 +255,11 @@ def test_every_estimate_is_marked(page: str) -> None:
     marked = [b for b in bars if "hatch" in b]
     assert len(marked) == 2  # latency and tokens/s of the one estimated result
     assert all("estimated</span>" in b for b in marked)
-    rows = [r for r in re.findall(r'<tr role="row".*?</tr>', page, re.DOTALL) if "gguf q8_0" in r and "R3" in r]
+    rows = [
+        r
+        for r in re.findall(r'<tr role="row".*?</tr>', page, re.DOTALL)
+        if "gguf q8_0" in r and "R3" in r and "SynthDerm" not in r
+    ]
     assert rows
     assert all("estimated</span>" in r for r in rows)
     assert "estimated: nothing here was measured" in page
@@ -248,13 +327,14 @@ def test_what_comes_from_outside_is_only_text(tmp_path: Path) -> None:
 
 def test_every_kind_of_document_is_found_and_counted_once(tmp_path: Path) -> None:
     paths = write_documents(tmp_path)
+    write_certificate_of(bundle("gguf", "q8_0", 8.5, 8 * 10**9), tmp_path / "certificate.json")
     (tmp_path / "again.json").write_bytes(paths[0].read_bytes())
     three = [parity(bundle("gguf", s, 5, 10**9), 0.1) for s in ("q8_0", "q6_k", "q5_k_m")]
     (tmp_path / "demo.json").write_text(json.dumps(three))
     found = read_documents([tmp_path])
     # the kit's file holds a measurement too, and the comparison two
     assert (len(found.measured), len(found.forecasts), len(found.parities), len(found.kits)) == (9, 1, 6, 1)
-    assert len(found.comparisons) == 1
+    assert (len(found.comparisons), len(found.certificates)) == (1, 1)
     assert len(found) == len(list(tmp_path.glob("*.json")))
     assert len(read_documents([tmp_path / "orin-*.json"]).measured) == 3, "a pattern that the shell left alone"
 

@@ -24,9 +24,10 @@ from skinedge.clinic.report import Exchange, Report, render
 from skinedge.clinic.selftest import checks
 from skinedge.clinic.sessions import Session
 from skinedge.clinic.visitors import COOKIE, Visitors
+from skinedge.clinic.words import Language, in_all, limit, reliability
 from skinedge.evaluation.answer import read_answer
 from skinedge.evaluation.structure import check_structure
-from skinedge.parity.certificate import FOLDER, PAGE
+from skinedge.parity.certificate import FOLDER, PAGE, Certificate
 from skinedge.runtime.photograph import FORMATS
 from skinedge.runtime.prompt import ImagePart, Message, TextPart
 
@@ -98,7 +99,7 @@ class ExchangeBody(BaseModel):
 class ReportBody(BaseModel):
     """What goes into the report; ``reference`` are the clinician's own words, such as a case number."""
 
-    language: Literal["en", "zh"] = "en"
+    language: Language = "en"
     reference: str = Field("", max_length=500)
     exchanges: list[ExchangeBody] = Field(min_length=1, max_length=32)
 
@@ -246,13 +247,22 @@ def _model(desk: Desk) -> dict[str, object]:
         "bits": manifest.scheme.bits_per_weight, "digest": manifest.digest, "skinedge": __version__, "licence": manifest.licence,
         "question": manifest.prompt.question, "max_new_tokens": manifest.decoding.max_new_tokens,
         "lineage": [record.model_dump() for record in manifest.lineage],
-        "certificate": certificate and {
-            "verdict": certificate.verdict, "reliability": certificate.reliability, "data": certificate.data.name,
-            "synthetic": certificate.data.synthetic, "n": certificate.data.n, "by_skin": certificate.data.by_skin,
-            "limits": certificate.limits,
-        },
+        "certificate": _certificate(certificate) if certificate else None,
         "limits": {"max_bytes": desk.limits.max_bytes, "max_pixels": desk.limits.max_pixels, "formats": FORMATS},
     }  # fmt: skip
+
+
+def _certificate(certificate: Certificate) -> dict[str, object]:
+    """What the page tells of it, in each of its languages."""
+    return {
+        "verdict": certificate.verdict,
+        "reliability": in_all(reliability, certificate.reliability),
+        "limits": [in_all(limit, sentence) for sentence in certificate.limits],
+        "data": certificate.data.name,
+        "synthetic": certificate.data.synthetic,
+        "n": certificate.data.n,
+        "by_skin": certificate.data.by_skin,
+    }
 
 
 def _picture(desk: Desk, asker: Asker, name: str) -> Picture:

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
 
 from skinedge import __version__
 from skinedge.clinic.narrative import Part, split
+from skinedge.clinic.words import Language, reliability, words
 
-Language = Literal["en", "zh"]
-LANGUAGES: tuple[Language, ...] = get_args(Language)
 MOST_PIXELS = 1200  # of a picture's longer side: what a printer shows on half a page
 
 _FOLDER = Path(__file__).parent
-_PAGE = _FOLDER / "page"
-_RELIABILITY = ("reliability.agree", "reliability.unknown", "reliability.few", "reliability.none")
 
 
 @dataclass(frozen=True)
@@ -103,35 +96,6 @@ def render(report: Report) -> str:
         when=_local(report.time),
         version=__version__,
     )
-
-
-@cache
-def words(language: Language) -> Mapping[str, str]:
-    """The words of the page and the report by key."""
-    found: dict[str, str] = json.loads((_PAGE / f"{language}.json").read_text(encoding="utf-8"))
-    return found
-
-
-def reliability(sentence: str, language: Language) -> str:
-    """The certificate's sentence as the page shows it; one that has none of the known forms stays in English.
-
-    >>> reliability("agreed with the original in 597 of 600 test cases", "en")
-    'This model agreed with the original in 597 of 600 test cases.'
-    """
-    english, known = words("en"), words(language)
-    said = [_translated(piece, english, known) for piece in sentence.split("; ")]
-    if None in said:
-        return f"{sentence[:1].upper()}{sentence[1:]}."
-    return known["reliability.sentence"].format(said=known["reliability.join"].join(s for s in said if s))
-
-
-def _translated(piece: str, english: Mapping[str, str], known: Mapping[str, str]) -> str | None:
-    for key in _RELIABILITY:
-        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+)", re.escape(english[key]))
-        if found := re.fullmatch(pattern, piece):
-            values = {name: value.replace(" and ", known["reliability.and"]) for name, value in found.groupdict().items()}
-            return known[key].format(**values)
-    return None
 
 
 def _shown(exchanges: Sequence[Exchange]) -> list[_Shown]:

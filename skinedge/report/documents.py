@@ -1,4 +1,4 @@
-"""The files of a report, told apart by what they hold: measurements, forecasts, parity, what a kit brought back."""
+"""The files of a report, told apart by what they hold: measurements, forecasts, parity, certificates, what a kit brought."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from skinedge.errors import UsageError
 from skinedge.kit.record import KIND as KIT
 from skinedge.kit.record import KitRecord, read_kit_record
-from skinedge.manifest import Sha256
+from skinedge.manifest import MANIFEST_FILE, Sha256
 from skinedge.measure.document import read_json, validated
 from skinedge.measure.forecast import Forecast, read_forecast
 from skinedge.measure.result import Result, read_result
+from skinedge.parity.certificate import FILE, FOLDER, Certificate, read_certificate
+from skinedge.parity.certificate import KIND as CERTIFICATE
 
 R = TypeVar("R", bound=BaseModel)
-_HINT = "A report is made of what skinedge bench, plan --out, parity --report and a kit's run.sh write."
+_HINT = "A report is made of what skinedge bench, plan --out, parity and a kit's run.sh write."
 
 
 class _Read(BaseModel):
@@ -102,6 +104,7 @@ class Documents:
     parities: tuple[Parity, ...]
     kits: tuple[tuple[str, KitRecord], ...]
     comparisons: tuple[tuple[str, Comparison], ...] = ()
+    certificates: tuple[Certificate, ...] = ()
     files: int = 0
 
     def __len__(self) -> int:
@@ -109,16 +112,18 @@ class Documents:
 
 
 def read_documents(paths: Sequence[Path]) -> Documents:
-    """Read files; a folder stands for the JSON files in it, and a pattern for what it matches.
+    """Read files; a bundle stands for its certificate, a folder for the JSON files in it, a pattern for what it matches.
 
     Raises:
-        UsageError: a file is missing, or none of the four kinds, or damaged.
+        UsageError: a file is missing, or of no kind that a report shows, or damaged.
+        BundleError: a certificate was changed since it was written.
     """
     measured: dict[str, Measured] = {}
     forecasts: dict[str, tuple[str, Forecast]] = {}
     parities: dict[str, Parity] = {}
     kits: dict[str, tuple[str, KitRecord]] = {}
     comparisons: dict[str, tuple[str, Comparison]] = {}
+    certificates: dict[str, Certificate] = {}
     files = 0
     for files, path in enumerate(_files(paths), 1):  # noqa: B007
         _, raw = read_json(path, "a report's document", _HINT, absent="Check the spelling, or give the full path.")
@@ -137,6 +142,9 @@ def read_documents(paths: Sequence[Path]) -> Documents:
             comparisons.setdefault(pair.a.digest + pair.b.digest, (path.name, comparison))
             for one in (pair.a, pair.b):
                 measured.setdefault(one.digest, Measured(path.name, one))
+        elif kind == CERTIFICATE:
+            certificate = read_certificate(path)
+            certificates[certificate.context.bundle.digest] = certificate
         elif _is_parity(raw):
             # of several comparisons of a bundle the last one given counts
             parities.update({p.bundle: p for p in _parities(path, raw)})
@@ -151,12 +159,16 @@ def read_documents(paths: Sequence[Path]) -> Documents:
         tuple(parities.values()),
         tuple(kits.values()),
         tuple(comparisons.values()),
+        tuple(certificates.values()),
         files,
     )
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
+        if (path / MANIFEST_FILE).is_file():
+            yield _certificate_of(path)
+            continue
         if path.is_dir():
             found = sorted(path.glob("*.json"))
         elif not path.exists() and set("*?[") & set(str(path)):  # a shell that leaves patterns to the program
@@ -167,6 +179,15 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         if not found:
             raise UsageError(f"{path} holds no JSON file.", hint="Make one: skinedge bench BUNDLE --out result.json")
         yield from found
+
+
+def _certificate_of(bundle: Path) -> Path:
+    path = bundle / FOLDER / FILE
+    if not path.is_file():
+        raise UsageError(
+            f"{bundle} has no certificate.", hint=f"Make one: skinedge parity {bundle} --reference MODEL --images DIR --certify"
+        )
+    return path
 
 
 def _is_parity(raw: object) -> bool:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from skinedge import __version__
 from skinedge.console import size
 from skinedge.errors import UsageError
+from skinedge.parity.show import figure, interval_words
 from skinedge.report.documents import Documents, read_documents
 from skinedge.report.figures import STAGES
-from skinedge.report.sections import left_out, lineages, machines, picture, problems
+from skinedge.report.pareto import closeness, rightness
+from skinedge.report.sections import bundle_label, certified, left_out, lineages, machines, problems
 from skinedge.staging import refuse_taken_file, staged_file
 
 if TYPE_CHECKING:
@@ -50,7 +52,12 @@ def render(documents: Documents, title: str, now: datetime) -> str:
         written=moment(now.isoformat()),
         documents=documents,
         machines=found,
-        pictures=[picture(m) for m in found],
+        closeness=[closeness(m) for m in found],
+        rightness=[rightness(m) for m in found],
+        certified=certified(documents, found),
+        bundle_label=bundle_label,
+        figure=figure,
+        interval_words=interval_words,
         problems=problems(documents, found),
         left_out=left_out(found),
         lineages=lineages(found),

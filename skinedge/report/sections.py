@@ -1,8 +1,7 @@
-"""What the page shows, arranged: results by machine, cases side by side, quality beside speed, and everything that is wrong."""
+"""What the page shows, arranged: results by machine, cases side by side, certificates, and everything that is wrong."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from skinedge.console import size
 from skinedge.manifest import LineageRecord
 from skinedge.measure.result import BundleRecord, CaseRecord, MachineRecord, Result
+from skinedge.parity.certificate import Certificate
 from skinedge.report.documents import Documents, Measured, Parity
 from skinedge.report.figures import CaseFigures, case_figures
 
@@ -24,6 +24,7 @@ class Entry:
     result: Result
     cases: tuple[CaseFigures, ...]
     parity: Parity | None
+    certificate: Certificate | None
     headline: CaseFigures | None
     carried: bool
 
@@ -59,39 +60,12 @@ class Machine:
         return tuple((rows[0][1].case.case, tuple(rows)) for rows in found.values())
 
 
-@dataclass(frozen=True)
-class Point:
-    """A bundle in the picture of quality beside speed, in percent of its width and height."""
-
-    entry: Entry
-    tok_s: float
-    kl: float
-    x: float
-    y: float
-    front: bool
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Quality beside speed on one machine: up is closer to PyTorch, right is faster; ticks are (percent, text)."""
-
-    points: tuple[Point, ...]
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-
-    @property
-    def front(self) -> tuple[Point, ...]:
-        """What no other bundle that was measured beats in both, from slow to fast."""
-        return tuple(sorted((p for p in self.points if p.front), key=lambda p: p.x))
-
-
 def machines(documents: Documents) -> tuple[Machine, ...]:
     """All results, grouped by the machine they were measured on."""
-    parities = {p.bundle: p for p in documents.parities}
     groups: dict[str, list[tuple[str, Measured]]] = {}
     for number, measured in enumerate(sorted(documents.measured, key=lambda m: m.result.time), 1):
         groups.setdefault(_machine_key(measured.result.machine), []).append((f"R{number}", measured))
-    return tuple(_machine(rows, parities) for rows in groups.values())
+    return tuple(_machine(rows, documents) for rows in groups.values())
 
 
 def _machine_key(machine: MachineRecord) -> str:
@@ -99,7 +73,9 @@ def _machine_key(machine: MachineRecord) -> str:
     return repr((machine.model, machine.device, machine.processor, machine.cores, machine.gpu, machine.memory_bytes, power))
 
 
-def _machine(rows: Sequence[tuple[str, Measured]], parities: dict[str, Parity]) -> Machine:
+def _machine(rows: Sequence[tuple[str, Measured]], documents: Documents) -> Machine:
+    parities = {p.bundle: p for p in documents.parities}
+    certificates = {c.context.bundle.digest: c for c in documents.certificates}
     cases = {id: tuple(case_figures(m.result, c) for c in m.result.cases) for id, m in rows}
     headline = _headline([c for figures in cases.values() for c in figures])
     entries = tuple(
@@ -110,6 +86,7 @@ def _machine(rows: Sequence[tuple[str, Measured]], parities: dict[str, Parity]) 
             result=m.result,
             cases=cases[id],
             parity=parities.get(m.result.bundle.digest),
+            certificate=certificates.get(m.result.bundle.digest),
             headline=_headline_case(cases[id], headline),
             carried=m.kit is not None,
         )
@@ -159,7 +136,7 @@ def machine_facts(machine: MachineRecord) -> Iterator[tuple[str, str]]:
 
 def problems(documents: Documents, found: Sequence[Machine]) -> list[str]:
     """Everything that cannot be right, each in a sentence."""
-    return [*_impossible(found), *_kit_failures(documents), *_parity_failures(found)]
+    return [*_impossible(found), *_kit_failures(documents), *_parity_failures(found), *_certificate_failures(documents)]
 
 
 def _impossible(found: Sequence[Machine]) -> Iterator[str]:
@@ -192,6 +169,18 @@ def _parity_failures(found: Sequence[Machine]) -> Iterator[str]:
         yield f"{ids}, {same[0].label}: not the same model as in PyTorch, stage '{stage}' is out of tolerance."
 
 
+def _certificate_failures(documents: Documents) -> Iterator[str]:
+    for c in documents.certificates:
+        if c.verdict == "fail":
+            yield f"{bundle_label(c.context.bundle)}: its certificate says fail: {'; '.join(c.reasons)}."
+
+
+def certified(documents: Documents, found: Sequence[Machine]) -> list[tuple[Certificate, list[str]]]:
+    """Every certificate with the results that its bundle has here."""
+    entries = [entry for machine in found for entry in machine.entries]
+    return [(c, [e.id for e in entries if e.result.bundle.digest == c.context.bundle.digest]) for c in documents.certificates]
+
+
 def left_out(found: Sequence[Machine]) -> list[tuple[str, str, str, str]]:
     """Cases whose figures do not count: result, case, status, reason."""
     return [
@@ -209,43 +198,3 @@ def lineages(found: Sequence[Machine]) -> list[tuple[BundleRecord, list[str], tu
     for entry in (e for machine in found for e in machine.entries):
         bundles.setdefault(entry.result.bundle.digest, (entry.result.bundle, []))[1].append(entry.id)
     return [(bundle, ids, bundle.lineage) for bundle, ids in bundles.values()]
-
-
-def picture(machine: Machine) -> Picture | None:
-    """Quality beside speed; ``None`` unless two bundles of the machine have both."""
-    rows = []
-    for entry in machine.entries:
-        kl = entry.parity.figure("steps", "kl_mean") if entry.parity else None
-        if kl is not None and entry.headline and entry.headline.tok_s:
-            rows.append((entry, entry.headline.tok_s.median, kl))
-    if len(rows) < 2:
-        return None
-    fastest = _round_up(max(speed for _, speed, _ in rows) * 1.05)
-    exponents = [math.log10(max(kl, 1e-12)) for *_, kl in rows]
-    low, high = math.floor(min(exponents) - 0.2), math.ceil(max(exponents) + 0.2)
-    points = tuple(
-        Point(e, speed, kl, 100 * speed / fastest, 100 * (math.log10(max(kl, 1e-12)) - low) / (high - low), _front(e, rows))
-        for e, speed, kl in rows
-    )
-    every = max(1, math.ceil((high - low) / 8))
-    y_ticks = tuple((100 * (k - low) / (high - low), f"1e{k}") for k in range(low, high + 1, every))
-    return Picture(points, tuple((25.0 * i, f"{fastest * i / 4:.4g}") for i in range(5)), y_ticks)
-
-
-def _front(entry: Entry, rows: Sequence[tuple[Entry, float, float]]) -> bool:
-    """Measured, and no other measured bundle is at least as good in both and better in one."""
-    rivals = [(s, k) for e, s, k in rows if _counts(e)]
-    _, speed, kl = next(row for row in rows if row[0] is entry)
-    beaten = any(s >= speed and k <= kl and (s, k) != (speed, kl) for s, k in rivals)
-    return _counts(entry) and not beaten
-
-
-def _counts(entry: Entry) -> bool:
-    """Neither computed nor impossible."""
-    return not entry.estimated and not (entry.headline and entry.headline.above_ceiling)
-
-
-def _round_up(value: float) -> float:
-    """The next 1, 2, 4 or 8 times a power of ten, which quarters divide into round numbers."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 4, 8, 10) if step * power >= value)

@@ -1,17 +1,14 @@
 // "About this model": where it comes from, and how far it was shown to be its original.
 import { open } from "./dialogs.js";
 import { $, alertBox, el } from "./dom.js";
-import { reliability, t } from "./words.js";
+import { t, told } from "./words.js";
 
 /** @typedef {import("./visit.js").Model} Model */
 
-/**
- * @param {Model | null} model
- * @param {Record<string, string>} english the words of en.json
- */
-export function about(model, english) {
+/** @param {Model | null} model */
+export function about(model) {
   open("d-about");
-  $("about-body").replaceChildren(...(model ? [...facts(model), ...certificate(model, english), ...lineage(model)] : [el("p", { t: "about.unknown" })]));
+  $("about-body").replaceChildren(...(model ? [...facts(model), ...certificate(model), ...lineage(model)] : [el("p", { t: "about.unknown" })]));
 }
 
 /** @param {Model} m */
@@ -26,21 +23,17 @@ function facts(m) {
   return [el("p", { t: "notice" }), el("dl", { class: "list" }, ...rows.flatMap(([key, value]) => [el("dt", { t: key }), el("dd", {}, value)]))];
 }
 
-/**
- * @param {Model} m
- * @param {Record<string, string>} english
- */
-function certificate(m, english) {
+/** @param {Model} m */
+function certificate(m) {
   const c = m.certificate;
   const head = el("h3", { t: "about.certificate" });
   if (!c) return [head, alertBox("", el("span", { t: "reliability.no_certificate" }))];
-  const { text, lang } = reliability(c.reliability, english);
   const skins = Object.entries(c.by_skin);
   const verdict = { pass: "pass", fail: "fail" }[c.verdict] ?? "unsure";
   return [
     head,
     el("p", {}, el("span", { class: `verdict ${verdict}`, t: `verdict.${verdict}` })),
-    el("p", { lang }, text),
+    sentence("p", c.reliability),
     el("p", { class: "soft", t: c.synthetic ? "about.data.drawn" : "about.data", values: { n: c.n, data: c.data } }),
     el(
       "table",
@@ -49,9 +42,18 @@ function certificate(m, english) {
       el("tbody", {}, ...skins.map(([group, n]) => el("tr", {}, group === "unknown" ? el("th", { scope: "row", t: "about.skin.unknown" }) : el("th", { scope: "row" }, group.replace("-", "–")), el("td", {}, String(n))))),
     ),
     el("h3", { t: "about.limits" }),
-    el("ul", { class: "limits", lang: "en" }, ...c.limits.map((limit) => el("li", {}, limit))),
+    el("ul", { class: "limits" }, ...c.limits.map((limit) => sentence("li", limit))),
     el("p", {}, el("a", { href: "/api/certificate", target: "_blank", rel: "noopener", t: "about.whole" })),
   ];
+}
+
+/**
+ * @param {string} tag
+ * @param {Record<string, string>} said by language
+ */
+function sentence(tag, said) {
+  const { text, lang } = told(said);
+  return el(tag, { lang }, text);
 }
 
 /** @param {Model} m */

@@ -31,14 +31,13 @@ function who(session) {
   $("open-login").hidden = session.login !== "needed";
 }
 
-const english = await (await fetch("/assets/en.json")).json();
 await load(settings.setting("language"));
-const visit = new Visit(english);
+const visit = new Visit();
 settings.start();
 for (const part of [dialogs, camera, edit, login, selftest]) part.start();
 keys.start(visit, report.start(visit));
 
-const tell = () => about(visit.model, english);
+const tell = () => about(visit.model);
 for (const id of ["open-about", "state"]) $(id).addEventListener("click", tell);
 $("open-display").addEventListener("click", () => dialogs.open("d-display"));
 $("open-selftest").addEventListener("click", () => {

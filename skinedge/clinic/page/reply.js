@@ -1,10 +1,10 @@
 // An exchange as the page shows it: what was asked, the parts of the answer as they come, how it ended.
 import { alertBox, button, el, icon, languageOf } from "./dom.js";
 import { explained } from "./errors.js";
-import { known, reliability, say, t } from "./words.js";
+import { known, say, t, told } from "./words.js";
 
 /** @typedef {import("./conversation.js").Exchange} Exchange */
-/** @typedef {{text: string, synthetic: boolean, verdict: string} | null} Trust the certificate's sentence; none without one */
+/** @typedef {{text: Record<string, string>, synthetic: boolean, verdict: string} | null} Trust the certificate's sentence; none without one */
 
 const LONG = 160; // characters: a longer answer is a text, not a name
 
@@ -12,7 +12,7 @@ export class Reply {
   /**
    * @param {Exchange} exchange
    * @param {number} number from 1
-   * @param {{trust: () => Trust, english: () => Record<string, string>, again: () => void}} given
+   * @param {{trust: () => Trust, again: () => void}} given
    */
   constructor(exchange, number, given) {
     this.exchange = exchange;
@@ -127,7 +127,7 @@ export class Reply {
     const words = el("span");
     if (!trust) say(words, "reliability.no_certificate");
     else {
-      const { text, lang } = reliability(trust.text, this.given.english());
+      const { text, lang } = told(trust.text);
       words.append(el("span", { lang }, text));
       if (trust.synthetic) words.append(" ", el("span", { t: "reliability.synthetic" }));
       if (trust.verdict === "fail") words.append(" ", el("strong", { t: "reliability.failed" }));

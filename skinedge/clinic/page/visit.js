@@ -9,12 +9,10 @@ import { Reply } from "./reply.js";
 import { announce } from "./speech.js";
 import { say, t } from "./words.js";
 
-/** @typedef {{name: string, target: string, scheme: string, bits: number, digest: string, skinedge: string, licence: string, question: string, lineage: {kind: string, digest: string, note: string}[], certificate: null | {verdict: string, reliability: string, data: string, synthetic: boolean, n: number, by_skin: Record<string, number>, limits: string[]}, limits: {max_bytes: number}}} Model */
+/** @typedef {{name: string, target: string, scheme: string, bits: number, digest: string, skinedge: string, licence: string, question: string, lineage: {kind: string, digest: string, note: string}[], certificate: null | {verdict: string, reliability: Record<string, string>, data: string, synthetic: boolean, n: number, by_skin: Record<string, number>, limits: Record<string, string>[]}, limits: {max_bytes: number}}} Model */
 
 export class Visit {
-  /** @param {Record<string, string>} english the words of en.json */
-  constructor(english) {
-    this.english = english;
+  constructor() {
     /** @type {Model | null} */
     this.model = null;
     /** @type {Exchange[]} */
@@ -53,7 +51,7 @@ export class Visit {
     const { sent, shown } = this.#worded(words, shots.length);
     this.#dropUnanswered();
     const exchange = new Exchange(sent, shown, shots);
-    const reply = new Reply(exchange, this.exchanges.length + 1, { trust: () => this.trust(), english: () => this.english, again: () => void this.again(exchange) });
+    const reply = new Reply(exchange, this.exchanges.length + 1, { trust: () => this.trust(), again: () => void this.again(exchange) });
     this.exchanges.push(exchange);
     this.replies.push(reply);
     $("exchanges").append(reply.node);

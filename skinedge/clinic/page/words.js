@@ -55,22 +55,11 @@ export function apply(root) {
 }
 
 /**
- * The certificate's sentence in the page's language; one that has none of the known forms stays as it is, in English.
- * @param {string} sentence
- * @param {Record<string, string>} english the words of en.json
+ * A sentence that the workstation gave in every language; what it could not translate is in English and says so.
+ * @param {Record<string, string>} sentence by language
  * @returns {{text: string, lang: string | undefined}}
  */
-export function reliability(sentence, english) {
-  const forms = ["reliability.agree", "reliability.unknown", "reliability.few", "reliability.none"];
-  const said = sentence.split("; ").map((piece) => {
-    for (const key of forms) {
-      const names = [...english[key].matchAll(/\{(\w+)\}/g)].map((m) => m[1]);
-      const pattern = english[key].replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(/\{\w+\}/g, "(.+)");
-      const found = piece.match(new RegExp(`^${pattern}$`));
-      if (found) return t(key, Object.fromEntries(names.map((n, i) => [n, found[i + 1].replaceAll(" and ", t("reliability.and"))])));
-    }
-    return null;
-  });
-  if (said.includes(null)) return { text: `${sentence.slice(0, 1).toUpperCase()}${sentence.slice(1)}.`, lang: "en" };
-  return { text: t("reliability.sentence", { said: said.join(t("reliability.join")) }), lang: undefined };
+export function told(sentence) {
+  const text = sentence[language];
+  return { text, lang: language !== "en" && text === sentence.en ? "en" : undefined };
 }
