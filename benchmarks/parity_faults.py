@@ -72,7 +72,7 @@ def _seeing(change: Callable[[Image.Image], Image.Image]) -> Callable[[Pipeline]
     return lambda pipeline: _Seeing(pipeline, change)
 
 
-class _Around:
+class Around:
     """A session around another, to be wrong in one place."""
 
     def __init__(self, session: Session) -> None:
@@ -94,7 +94,7 @@ class _Around:
         self._inner.close()
 
 
-class _BiasOnce(_Around):
+class _BiasOnce(Around):
     """The bias is added to the logits of the prompt and not to those of any step."""
 
     _bias: Float32 | None = None
@@ -110,7 +110,7 @@ class _BiasOnce(_Around):
         return logits if self._bias is None else logits - self._bias
 
 
-class _CacheOff(_Around):
+class _CacheOff(Around):
     """The first step writes its keys and values over those of the prompt's last token."""
 
     def prefill(

@@ -68,6 +68,10 @@ class TargetError(SkinedgeError):
     """A target cannot be written or opened on this machine."""
 
 
+class NotFiniteError(TargetError):
+    """What a model computed is no number: its floats overflowed."""
+
+
 class OutputError(SkinedgeError):
     """The output place is taken, unwritable, or full."""
 

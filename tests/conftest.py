@@ -21,10 +21,10 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 @pytest.fixture(scope="session", autouse=True)
 def no_quick_form() -> Iterator[None]:
     """Exports typed in the tests' own process are not followed by the comparison; ``tests/test_certify.py`` tests it."""
-    from skinedge.cli import exporting
+    from skinedge.parity import quick
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "_compared", lambda *_, **__: "the tests leave it out")
+        patch.setattr(quick, "quick_form", lambda *_, **__: "the tests leave it out")
         yield
 
 

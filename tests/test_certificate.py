@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import html
 import json
@@ -20,10 +21,19 @@ from skinedge.bundle import export, verify
 from skinedge.errors import BundleError, ImageError, MissingDependencyError, OutputError, UsageError
 from skinedge.manifest import read_manifest
 from skinedge.measure.bench import bundle_record
-from skinedge.parity.certificate import FILE, FOLDER, PAGE, Certificate, read_certificate, verify_certificate, write_certificate
+from skinedge.parity.certificate import (
+    FILE,
+    FOLDER,
+    PAGE,
+    Certificate,
+    StageRecord,
+    read_certificate,
+    verify_certificate,
+    write_certificate,
+)
 from skinedge.parity.certifying import make_certificate, reliability
 from skinedge.parity.reading import Aside
-from skinedge.parity.record import Row
+from skinedge.parity.record import Narrative, Row
 from skinedge.parity.show import figure, interval_words, margin_words, print_certificate
 from skinedge.report.certificate import marked, render
 from skinedge.targets._contract import ExportOptions
@@ -53,6 +63,49 @@ def test_enough_good_pictures_pass(good: Certificate) -> None:
     assert set(good.data.by_skin) == {"I-II", "III-IV", "V-VI"}
     assert sum(good.data.by_diagnosis.values()) == good.data.n == 660
     assert good.summary == "pass on 660 pictures of SynthDerm, seed 7: agreed with the original in 658 of 660 test cases"
+
+
+def test_a_stage_out_of_tolerance_fails_the_whole() -> None:
+    rows = make_rows(660, won=2, wrong=5, forced=True)
+    stages = (StageRecord(name="pixels", verdict="FAIL", measured={"max_abs": 3.0}),)
+    found = certificate(rows, stages=stages)
+    assert found.verdict == "fail"
+    assert found.reasons == ("stage pixels is out of tolerance",)
+
+
+def named(row: Row, reference: str | None, bundle: str | None, truth: str | None = None) -> Row:
+    def said(name: str | None) -> Narrative:
+        return Narrative(f"<think>A patch.</think><answer>{name}</answer>" if name else "<think>A patch", 9, "stop")
+
+    return dataclasses.replace(row, reference=said(reference), bundle=said(bundle), truth=truth)
+
+
+def test_two_texts_without_a_diagnosis_do_not_agree() -> None:
+    rows = [named(row, None, None) for row in make_rows(400)]
+    agreement = make_certificate(rows, make_context()).endpoint("agreement")
+    assert agreement is not None
+    assert (agreement.n, agreement.verdict) == (0, "not enough data")
+    assert agreement.note.startswith("in 400 more neither names a diagnosis")
+    assert reliability(rows).startswith("agreed with the original in 0 of 0 test cases; in 400 more neither named a diagnosis")
+    some = [*rows[:30], *(named(row, "melanoma", "melanoma") for row in rows[30:])]
+    assert reliability(some).startswith("agreed with the original in 370 of 370 test cases; in 30 more neither named")
+
+
+@pytest.mark.parametrize("other", ["benign nevus", "moles", "dysplastic nevus", "a wart", "something nobody listed"])
+def test_melanoma_that_becomes_anything_not_malignant_fails(other: str) -> None:
+    rows = [named(row, "melanoma", other if i < 2 else "malignant melanoma") for i, row in enumerate(make_rows(100))]
+    flips = make_certificate(rows, make_context()).endpoint("malignant to benign")
+    assert flips is not None
+    assert (flips.verdict, flips.estimate) == ("fail", 0.02)
+    assert flips.note == "2 of 100 cases that the reference calls malignant; 2 not reviewed by a clinician"
+
+
+def test_melanoma_that_becomes_nothing_is_told() -> None:
+    rows = [named(row, "melanoma", None if i < 2 else "lentigo maligna") for i, row in enumerate(make_rows(100))]
+    flips = make_certificate(rows, make_context()).endpoint("malignant to benign")
+    assert flips is not None
+    assert (flips.verdict, flips.estimate) == ("pass", 0.0)
+    assert "in 2 more the bundle names nothing" in flips.note
 
 
 def test_a_group_too_small_is_underpowered_and_fails_nothing(good: Certificate) -> None:
@@ -247,7 +300,7 @@ def test_photographs_are_shown_only_when_asked(tmp_path: Path) -> None:
     exif = picture.getexif()
     exif[0x010E] = "patient 815"
     for row in rows:
-        picture.save(tmp_path / f"{row.id}.jpg", exif=exif)
+        picture.save(tmp_path / f"{row.id}.jpg", exif=exif, comment=b"patient 815")
     pictures = {r.id: tmp_path / f"{r.id}.jpg" for r in rows}
     photographs = make_context(synthetic=False, data="photographs")
     unasked = make_certificate(rows, photographs, pictures=pictures)
@@ -257,11 +310,12 @@ def test_photographs_are_shown_only_when_asked(tmp_path: Path) -> None:
     asked = make_certificate(rows, photographs, pictures=pictures, examples=3)
     assert [e.image_sha256 for e in asked.examples[:2]] == [r.image_sha256 for r in rows[:2]]  # flips first
     assert asked.examples[0].picture.startswith("data:image/jpeg;base64,")
-    assert "cGF0aWVudCA4MTU" not in asked.examples[0].picture
+    shown = base64.b64decode(asked.examples[0].picture.partition(",")[2])
+    assert b"patient" not in shown
     assert len(make_certificate(rows, make_context()).examples) == 4
     assert len(make_certificate(rows, make_context(), examples=0).examples) == 0
     (tmp_path / "bad.jpg").write_text("x")
-    with pytest.raises(ImageError, match=r"bad\.jpg cannot be read as a picture"):
+    with pytest.raises(ImageError, match=r"bad\.jpg is not a photograph"):
         make_certificate(rows, photographs, pictures={r.id: tmp_path / "bad.jpg" for r in rows}, examples=1)
 
 

@@ -13,8 +13,8 @@ from command_line import typed
 
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export, verify
-from skinedge.cli import comparing, exporting
-from skinedge.errors import UsageError
+from skinedge.cli import comparing
+from skinedge.errors import NotFiniteError, UsageError
 from skinedge.manifest import read_manifest
 from skinedge.parity import quick
 from skinedge.parity.certificate import FOLDER, read_certificate
@@ -104,15 +104,20 @@ def test_export_says_which_it_is(tiny_model: Path, tiny_branch: Path, tmp_path: 
     assert "parity   unverified: --unverified left the comparison with PyTorch out" in said.out
     assert json.loads(typed(*ask, "--out", tmp_path / "b", "--unverified", "--json").out)["parity"] == "unverified"
 
-    def broken(out: Path, *_: object, **__: object) -> object:
-        stage = namedtuple("Stage", "verdict")("FAIL")
-        return namedtuple("Found", "context verdict")(namedtuple("Context", "stages")((stage,)), "not enough data")
-
-    monkeypatch.setattr(exporting, "_compared", broken)
+    monkeypatch.setattr(quick, "quick_form", lambda *_, **__: namedtuple("Found", "verdict")("fail"))
     said = typed(*ask, "--out", tmp_path / "c")
     assert said.code == 1
     assert f"{tmp_path / 'c'} does not say what the PyTorch model says." in said.err
     assert "--bisect" in said.err
+
+    def overflowed(*_: object, **__: object) -> object:
+        raise NotFiniteError("the model gave nan instead of a logit, so no next token can be chosen.")
+
+    monkeypatch.setattr(quick, "quick_form", overflowed)
+    said = typed(*ask, "--out", tmp_path / "d")
+    assert said.code == 1
+    assert f"{tmp_path / 'd'} does not compute: the model gave nan instead of a logit" in said.err
+    assert f"skinedge parity {tmp_path / 'd'} --reference MODEL --bisect" in said.err
 
 
 def test_parity_certifies_by_the_command_line(bundle: Path, tiny_model: Path, tiny_branch: Path, tmp_path: Path) -> None:

@@ -149,6 +149,8 @@ def test_the_judges_own_noise_stands_beside_the_margin(file: Path) -> None:
     [
         ("Very good, 5 of 5.", "stop", "no JSON object after the reasoning"),
         (FIVES.replace("5", "9", 1), "stop", "Accuracy is not a number from 0 to 5"),
+        (f'{{"mine": "see below" "scores": {FIVES}}}', "stop", "no JSON object after the reasoning"),
+        (f'{{"example": {FIVES}', "stop", "no JSON object after the reasoning"),
         (FIVES[:40], "length", "cut short after 2 tokens"),
         (FIVES, "content_filter", "refused: content filter"),
     ],

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.parity_faults import BY_NAME, LAYER, Fault, change_weight, compare_planted, expert_zeroed
+from benchmarks.parity_faults import BY_NAME, LAYER, Around, Fault, change_weight, compare_planted, expert_zeroed
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export
+from skinedge.errors import NotFiniteError
 from skinedge.manifest import read_manifest
 from skinedge.model.reference import Reference
-from skinedge.parity.bands import roundings
+from skinedge.parity.bands import Rounding, roundings
 from skinedge.parity.bisect import Given, blocks, first_bad, why_blind
 from skinedge.parity.compare import Comparison, compare_opened, print_stages
 from skinedge.parity.pictures import make_picture
 from skinedge.parity.reference_inputs import ReferenceInputs
+from skinedge.parity.stages import worst_of, worst_rounding
 from skinedge.runtime.image import load_photograph
-from skinedge.runtime.pipeline import open_pipeline
+from skinedge.runtime.pipeline import Pipeline, open_pipeline
 from skinedge.runtime.prompt import DEFAULT_QUESTION
+from skinedge.runtime.session import Float32, Session
 from skinedge.targets._contract import ExportOptions
 from skinedge.weights.checkpoint import open_checkpoint
 
@@ -72,11 +77,63 @@ def test_a_sound_bundle_has_no_bad_stage(
     assert result.stages[2].measured["share"] == pytest.approx(0 if scheme == "f32" else 1 / 2, abs=1e-3)
 
 
+@pytest.mark.parametrize("scheme", ["f32", "int4"])
+def test_an_expert_that_is_gone_is_found_in_every_scheme(
+    scheme: str, bundles: dict[str, Path], source: AdapterCheckpoint, reference: Reference, pictures: list[Path]
+) -> None:
+    fault = Fault("", "", "bias", expert_zeroed(1, 0))
+    last = compare_planted(fault, bundles[scheme], source, reference, pictures, steps=2).stages[-1]
+    assert (last.name, last.verdict) == ("bias", "FAIL")
+    assert last.where is not None
+    assert last.where.startswith("adapter.distill_head.adapters.1.down")
+
+
+class Overflowing(Around):
+    """A session whose logits are no numbers: from a prefill on, or from the first step."""
+
+    def __init__(self, session: Session, where: str, *, raises: bool) -> None:
+        super().__init__(session)
+        self._where, self._raises = where, raises
+
+    def _broken(self, logits: Float32) -> Float32:
+        if self._raises:
+            raise NotFiniteError("the logits are not finite numbers: 16-bit floats overflowed.")
+        return np.full_like(logits, np.nan)
+
+    def prefill(self, *given: Any, **more: Any) -> Float32:
+        logits = super().prefill(*given, **more)
+        return self._broken(logits) if self._where == "prefill" else logits
+
+    def step(self, token: int) -> Float32:
+        logits = super().step(token)
+        return self._broken(logits) if self._where == "steps" else logits
+
+
+@pytest.mark.parametrize("raises", [True, False])
+@pytest.mark.parametrize("stage", ["prefill", "steps"])
+def test_numbers_that_overflow_are_named_by_their_stage(
+    stage: str, raises: bool, bundles: dict[str, Path], source: AdapterCheckpoint, reference: Reference, pictures: list[Path]
+) -> None:
+    def wrap(pipeline: Pipeline) -> Pipeline:
+        pipeline.session = Overflowing(pipeline.session, stage, raises=raises)
+        return pipeline
+
+    result = compare_planted(Fault("", "", stage, wrap=wrap), bundles["int4"], source, reference, pictures, steps=2)
+    assert result.first_bad == stage
+    assert result.to_json()["first_bad_stage"] == stage
+
+
+def test_what_is_no_number_is_the_worst() -> None:
+    roundings = [Rounding("a", "int4", 0.1, 0.1), Rounding("b", "int4", math.nan, 0.1), Rounding("c", "int4", 9.0, 0.1)]
+    assert worst_rounding(roundings).name == "b"
+    assert worst_of([{"kl": 0.1}, {"kl": math.nan}, {"kl": 0.2}])["kl"] != worst_of([{"kl": 0.2}])["kl"]
+
+
 def test_scales_transposed_in_a_gguf_are_found_too(source: AdapterCheckpoint, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
     folder = export(source, "gguf", ExportOptions("q8_0", context=1024), tmp_path / "q8_0").path
-    manifest, weights = read_manifest(folder), open_checkpoint(source.path, source.adapters).weights
-    assert max(r.share for r in roundings(folder, manifest, weights)) <= 1
+    manifest, checkpoint = read_manifest(folder), open_checkpoint(source.path, source.adapters)
+    assert max(r.share for r in roundings(folder, manifest, checkpoint)) <= 1
     tensor = next(t for t in gguf.GGUFReader(folder / "model.gguf").tensors if t.name == "blk.1.ffn_up.weight")
     data = np.memmap(folder / "model.gguf", np.uint8, "r+")
     where = slice(int(tensor.data_offset), int(tensor.data_offset) + int(tensor.n_bytes))
@@ -85,7 +142,7 @@ def test_scales_transposed_in_a_gguf_are_found_too(source: AdapterCheckpoint, tm
     rows[:, :2] = rows[:, :2].reshape(-1, blocks_in_row, 2).transpose(1, 0, 2).reshape(-1, 2)
     data[where] = rows.reshape(-1)
     data.flush()
-    bad = [r for r in roundings(folder, manifest, weights) if r.share > 1]
+    bad = [r for r in roundings(folder, manifest, checkpoint) if r.share > 1]
     assert [r.name for r in bad] == ["model.layers.1.mlp.up_proj.weight"]
 
 

@@ -150,6 +150,33 @@ def test_rows_of_two_comparisons_are_not_mixed(
     assert "--rows" in e.value.hint
 
 
+@pytest.mark.parametrize("change", ["library", "threads"])
+def test_rows_of_another_device_are_not_gone_on_with(
+    change: str,
+    source: AdapterCheckpoint,
+    bundles: dict[str, Path],
+    cases: tuple[Case, ...],
+    collected: tuple[Path, dict[str, tuple[Row, ...]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The certificate states the device and the versions at hand, which would vouch for rows that others made."""
+    here = rows_module.describe_here()
+    newer = here.model_copy(update={"versions": {**here.versions, "onnxruntime": "99.0"}})
+    if change == "library":
+        monkeypatch.setattr(rows_module, "describe_here", lambda: newer)
+    what = {"library": "another device, driver or library", "threads": "another number of threads"}[change]
+    with pytest.raises(UsageError, match=f"holds rows of {what}"):
+        collect(
+            bundles["f32"],
+            source,
+            cases,
+            collected[0] / "f32",
+            threads=1 + (change == "threads"),
+            limit_tokens=TOKENS,
+            quiet=True,
+        )
+
+
 def test_two_cases_of_one_id_are_refused(
     source: AdapterCheckpoint, bundles: dict[str, Path], cases: tuple[Case, ...], tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from skinedge.cli.options import (
     source_of,
 )
 from skinedge.console import emit, progress_bar, say
-from skinedge.errors import SkinedgeError, UsageError
+from skinedge.errors import NotFiniteError, SkinedgeError, UsageError
 
 if TYPE_CHECKING:
     from skinedge.artifacts import AdapterCheckpoint
@@ -218,13 +218,13 @@ def _compared(out: Path, manifest: Manifest, source: AdapterCheckpoint, *, quiet
 
     try:
         return quick_form(out, manifest, source, quiet=quiet)
+    except NotFiniteError as e:
+        raise NotFiniteError(
+            f"{out} does not compute: {e.message}", hint=f"Find where it begins: skinedge parity {out} --reference MODEL --bisect"
+        ) from e
     except SkinedgeError as e:  # the bundle is written and whole; that it could not be compared here is no fault of it
         return e.message.rstrip(".")
 
 
 def _verdict(compared: Certificate | str) -> str:
-    """Of the stages and the few answers together."""
-    if isinstance(compared, str):
-        return "unverified"
-    bad = any(stage.verdict == "FAIL" for stage in compared.context.stages)
-    return "fail" if bad else compared.verdict
+    return "unverified" if isinstance(compared, str) else compared.verdict

@@ -17,7 +17,7 @@ Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 
 _PAGE = Path(__file__).parent / "page"
-_RELIABILITY = ("reliability.agree", "reliability.unknown", "reliability.few", "reliability.none")
+_RELIABILITY = ("reliability.agree", "reliability.neither", "reliability.unknown", "reliability.few", "reliability.none")
 _LIMITS = (
     "limit.original", "limit.device", "limit.pictures", "limit.no_diagnoses", "limit.drawn", "limit.source", "limit.scores",
     "limit.structure", "limit.tokens",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ LOWEST, HIGHEST = 0.0, 5.0
 
 Scores = Mapping[str, float]
 _THOUGHT = "</think>"
+_BRACE = re.compile(r"[{}]")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,10 @@ def after_thinking(answer: str) -> str:
 
 
 def last_object(answer: str) -> Sequence[tuple[str, object]] | None:
-    """Members of the last balanced JSON object after any ``<think>``, doubles kept; ``None`` if there is none."""
+    """Members of the last balanced JSON object after any ``<think>``, doubles kept; ``None`` if there is none.
+
+    What stands inside a broken object, or after a brace that is never closed, is part of that and no object of its own.
+    """
     text = after_thinking(answer)
     decoder = json.JSONDecoder(object_pairs_hook=tuple)
     last: Sequence[tuple[str, object]] | None = None
@@ -79,9 +84,19 @@ def last_object(answer: str) -> Sequence[tuple[str, object]] | None:
         try:
             last, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
-            end = start + 1
+            end = _closed(text, start)
         start = text.find("{", end)
     return last
+
+
+def _closed(text: str, start: int) -> int:
+    """Behind the brace that closes the one at ``start``; the end of the text where none does."""
+    depth = 0
+    for brace in _BRACE.finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return brace.end()
+    return len(text)
 
 
 def _score(name: str, found: Sequence[tuple[str, object]]) -> float:

@@ -1,13 +1,15 @@
-"""Are a bundle's quantized weights within the rounding that was paid for?
+"""Are a bundle's weights those of the checkpoint, within the rounding that was paid for?
 
 How far a matrix may be from the checkpoint's depends on nothing but its scheme and its own values, so it can be worked out:
 rounding to nearest in the scheme that the file declares is repeated from the checkpoint, and the file's relative error may be
 at most ``MOST`` times that one's.  Scales that lie transposed, a block that was shifted, a wrong zero point give errors of the
-weights' own size.  Why this is the gate: docs/decisions/0019-gating-quantized-bundles.md.
+weights' own size.  The side branch is stored in float32 by every scheme and must be the checkpoint's.  Why this is the gate:
+docs/decisions/0019-gating-quantized-bundles.md.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skinedge.model.names import HEAD
-from skinedge.parity.stored import Held, held_tensors
+from skinedge.graph.adapter import build_adapter
+from skinedge.parity.stored import Held, held_branch, held_tensors
 from skinedge.quantize._int4 import scheme_name
 from skinedge.weights.source import F32, Float32
 
 if TYPE_CHECKING:
     from skinedge.manifest import Manifest
+    from skinedge.weights.checkpoint import Checkpoint
     from skinedge.weights.source import TensorSource
 
 # Rounding by importances or GPTQ trades a matrix's own error for its outputs' (measured: docs/decisions/0019).
@@ -47,21 +50,27 @@ class Rounding:
         return self.error / (MOST * self.nearest)
 
     @property
-    def stage(self) -> str:
-        """The first stage that computes with it."""
-        return "features" if self.name.startswith("visual.") else "bias" if self.name == HEAD else "prefill"
+    def of_branch(self) -> bool:
+        """Whether the side branch computes with it."""
+        return self.name.startswith("adapter.")
 
 
-def roundings(folder: Path, manifest: Manifest, weights: TensorSource) -> Iterator[Rounding]:
-    """Every tensor of the bundle's language model and vision tower beside the checkpoint's.
+def roundings(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> Iterator[Rounding]:
+    """Every tensor of the bundle beside the checkpoint's, adapters merged.
 
     Args:
         folder: the bundle.
         manifest: its manifest.
-        weights: the checkpoint's, adapters merged.
+        checkpoint: what it was made from.
     """
     for held in held_tensors(folder, manifest):
-        yield rounding_of(held, weights)
+        yield rounding_of(held, checkpoint.weights)
+    if checkpoint.side_branch:
+        expected = build_adapter(checkpoint.side_branch).weights
+        for name, values in held_branch(folder, manifest):
+            exact = expected[name].values() if name in expected else None
+            same = exact is not None and exact.shape == values.shape
+            yield Rounding(name, "f32", _relative(exact, values) if exact is not None and same else math.inf, _FLOAT["f32"])
 
 
 def rounding_of(held: Held, weights: TensorSource) -> Rounding:

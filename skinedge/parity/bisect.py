@@ -72,7 +72,7 @@ def blocks(folder: Path, manifest: Manifest, stage: str, reference: Reference, c
     worst: dict[str, float] = {}
     for case in cases:
         for name, exact, other in opened.streams(case):
-            worst[name] = max(worst.get(name, 0.0), _relative(exact, other))
+            worst[name] = float(np.maximum(worst.get(name, 0.0), _relative(exact, other)))  # which keeps a NaN
     return tuple(Block(name, error, tolerance) for name, error in worst.items())
 
 

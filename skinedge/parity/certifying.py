@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +19,16 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from skinedge.errors import ImageError, UsageError
-from skinedge.evaluation.answer import read_answer, same_answer, usual_name
-from skinedge.parity.certificate import Certificate, Context, DataRecord, Example
+from skinedge.errors import UsageError
+from skinedge.evaluation.answer import read_answer, same_answer, same_diagnosis, usual_name
+from skinedge.parity.certificate import Certificate, Context, DataRecord, Example, StageRecord
 from skinedge.parity.endpoint import ALL, Endpoint, Limits
 from skinedge.parity.equivalence import Margin, Verdict
 from skinedge.parity.flips import flips
 from skinedge.parity.margins import answer_margin
 from skinedge.parity.reading import Aside, endpoints
 from skinedge.parity.record import SKIN_GROUPS, UNKNOWN_SKIN, Row
+from skinedge.runtime.photograph import load_photograph
 from skinedge.weights.checkpoint import digest_of
 
 FEW = 40  # cases of a skin group: fewer are said to be few wherever reliability is stated
@@ -64,7 +66,7 @@ def make_certificate(
     margin = Margin(low=-answer_margin(context.bits).margin)
     found = tuple(e for group, some in _groups(rows) for e in endpoints(some, group, margin, aside))
     shown = examples if examples is not None else EXAMPLES if context.synthetic else 0
-    verdict, reasons = _together(found)
+    verdict, reasons = _together(found, context.stages)
     return Certificate(
         time=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
         context=context,
@@ -84,8 +86,10 @@ def make_certificate(
 def reliability(rows: Sequence[Row]) -> str:
     """How far an answer can be trusted to be the original's, in one sentence for the person who reads the answer."""
     said = [(read_answer(r.reference.text), read_answer(r.bundle.text)) for r in rows]
-    agree = sum(same_answer(a, b) for a, b in said)
-    sentence = f"agreed with the original in {agree} of {len(rows)} test cases"
+    named = [pair for pair in said if pair != (None, None)]
+    sentence = f"agreed with the original in {sum(itertools.starmap(same_diagnosis, named))} of {len(named)} test cases"
+    if len(named) < len(rows):
+        sentence = f"{sentence}; in {len(rows) - len(named)} more neither named a diagnosis"
     counts = Counter(r.skin for r in rows)
     if counts[UNKNOWN_SKIN] == len(rows):
         return f"{sentence}; skin type not known in any of them"
@@ -103,15 +107,16 @@ def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[Row]]]:
             yield group, some
 
 
-def _together(found: Sequence[Endpoint]) -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict on all judged endpoints, and in words what is not a pass."""
+def _together(found: Sequence[Endpoint], stages: Sequence[StageRecord]) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict on all judged endpoints and stages, and in words what is not a pass."""
+    broken = [f"stage {s.name} is out of tolerance" for s in stages if s.verdict == "FAIL"]
     whole = [e for e in found if e.gated and e.group == ALL]
     failed = [e for e in found if e.verdict == "fail"]
     open_ = [e for e in whole if e.verdict == "not enough data"]
     named = {e.name for e in failed if e.group == ALL}
     beyond = [e for e in failed if e.group == ALL or e.name not in named]
-    reasons = (*(f"{e.name}{_where(e)} is beyond its margin" for e in beyond), *(_open(e) for e in open_))
-    return ("fail" if failed else "not enough data" if open_ else "pass"), reasons
+    reasons = (*broken, *(f"{e.name}{_where(e)} is beyond its margin" for e in beyond), *(_open(e) for e in open_))
+    return ("fail" if failed or broken else "not enough data" if open_ else "pass"), reasons
 
 
 def _where(endpoint: Endpoint) -> str:
@@ -192,14 +197,8 @@ def _example(row: Row, pictures: Mapping[str, Path]) -> Example:
 
 
 def _data_uri(path: Path) -> str:
-    """The picture, made small and written anew: nothing that a camera put beside it comes along."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-    except OSError as e:
-        raise ImageError(f"{path} cannot be read as a picture: {e}.", hint="Leave it out with --examples 0.") from e
+    """The picture as the models saw it, made small and written anew: nothing that a camera put beside it comes along."""
+    picture = load_photograph(path)
     picture.thumbnail((_PICTURE_PX, _PICTURE_PX))
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=85)

@@ -27,14 +27,13 @@ from skinedge.parity.bisect import Block, first_bad, why_blind
 from skinedge.parity.choosing import photographs_in
 from skinedge.parity.pictures import write_pictures
 from skinedge.parity.reference_inputs import ReferenceInputs
-from skinedge.parity.stages import Comparer, Stage, weights_stage
+from skinedge.parity.stages import Comparer, Stage
 from skinedge.runtime.pipeline import Pipeline, open_pipeline
 from skinedge.staging import staged_file
 from skinedge.weights.checkpoint import file_digest, open_checkpoint
 
 if TYPE_CHECKING:
     from skinedge.console import Json
-    from skinedge.manifest import Manifest
     from skinedge.model.reference import Reference
 
 
@@ -150,7 +149,7 @@ def compare_opened(
     """
     manifest = pipeline.manifest
     comparer = Comparer(pipeline, reference, ReferenceInputs(source.path, reference), photographs, steps, quiet)
-    stages = tuple(comparer.stages(lambda: _stored_weights(folder, manifest, source)))
+    stages = tuple(comparer.stages(lambda: roundings(folder, manifest, open_checkpoint(source.path, source.adapters))))
     worst = next((s for s in stages if not s.passed), None)
     inside = comparer.blocks(_graphs(folder, manifest.target, side), worst.name) if bisect and worst else ()
     bad = first_bad(inside)
@@ -199,10 +198,6 @@ def print_stages(result: Comparison) -> None:
         say(result.blind)
     for block in result.blocks:
         say(f"  {block.name:28} {'BAD' if block.bad else 'ok':4} relative error {block.error:.3g}  (<= {block.tolerance:g})")
-
-
-def _stored_weights(folder: Path, manifest: Manifest, source: AdapterCheckpoint) -> Stage:
-    return weights_stage(roundings(folder, manifest, open_checkpoint(source.path, source.adapters).weights))
 
 
 def _graphs(folder: Path, target: str, side: str | None) -> Path:

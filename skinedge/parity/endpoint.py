@@ -131,13 +131,13 @@ def mean_difference(name: str, group: str, differences: Float64, margin: Margin 
     return _judged(what.model_copy(update=found), ends, margin, margins.LEAST_SCORES, more)
 
 
-def _needed_of_mean(mean: float, variance: float, margin: Margin) -> int | None:
-    """For the end of the margin that is nearer; both ends need more than one."""
+def _needed_of_mean(mean: float, variance: float, margin: Margin, alpha: float = 0.05) -> int | None:
+    """For the end of the margin that is nearer, where each end is tested at ``alpha``; both ends need more than one."""
     ends = [e for e in (margin.low, margin.high) if e is not None]
     if margin.judge(Interval(mean, mean)) != "pass":
         return None
     power = _BOTH_SIDES if len(ends) == 2 else POWER
-    return needed_for_spread(variance, min(abs(mean - e) for e in ends), alpha=0.05, power=power)
+    return needed_for_spread(variance, min(abs(mean - e) for e in ends), alpha=alpha, power=power)
 
 
 def _judged(what: Endpoint, ends: Interval, margin: Margin | None, least: int, more: int | None) -> Endpoint:
@@ -171,7 +171,8 @@ def ratio(
     adds = found.value + (above - found.value * below) / below.mean()  # what each case brings to the ratio (the delta method)
     ends = _wider(found.interval, hall(adds, alpha=ALPHA))
     what = what.model_copy(update={"interval": _of(ends), "method": "bootstrap of cases and Hall"})
-    return _judged(what, ends, margin, margins.LEAST_LENGTHS, _needed_of_mean(found.value, float(adds.var()), margin))
+    more = _needed_of_mean(found.value, float(adds.var()), margin, ALPHA)
+    return _judged(what, ends, margin, margins.LEAST_LENGTHS, more)
 
 
 def _wider(first: Interval, second: Interval) -> Interval:

@@ -21,8 +21,8 @@ class Flip(Record):
     """A picture on which the two arms name different diseases; ``None`` is no diagnosis.
 
     ``change`` is ``lost`` where only the reference was right, ``won`` where only the bundle was, and ``changed`` where
-    neither was or the truth is not known.  ``dangerous``: the reference called it malignant, the bundle benign, and the
-    truth is not known to be benign.  ``review`` is what a clinician said of it.
+    neither was or the truth is not known.  ``dangerous``: the reference called it malignant, the bundle something else that is
+    not known to be malignant, and the truth is not known to be benign.  ``review`` is what a clinician said of it.
     """
 
     image_sha256: Sha256
@@ -51,7 +51,7 @@ def flips(rows: Sequence[Row], reviewed: Mapping[str, str]) -> Iterator[Flip]:
             bundle=b,
             change="lost" if same_diagnosis(row.truth, a) else "won" if same_diagnosis(row.truth, b) else "changed",
             natures=(first, second),
-            dangerous=(first, second) == ("malignant", "benign") and nature(row.truth) != "benign",
+            dangerous=first == "malignant" and second != "malignant" and b is not None and nature(row.truth) != "benign",
             review=reviewed.get(row.image_sha256, ""),
         )
 
@@ -59,11 +59,15 @@ def flips(rows: Sequence[Row], reviewed: Mapping[str, str]) -> Iterator[Flip]:
 def malignant_flips(rows: Sequence[Row], group: str, reviewed: Mapping[str, str]) -> Endpoint:
     """Of the cases that the reference calls malignant, how many the bundle calls benign; none may be that nobody has reviewed.
 
-    One whose truth is known to be benign is a correction and does not count.  That none was seen says little of few cases:
-    at least ``margins.LEAST_MALIGNANT`` are asked for.
+    A name that is on no list of malignant ones counts as benign: whoever reads it will take it so, unless somebody looks.  One
+    whose truth is known to be benign is a correction and does not count, nor does an answer without a name, which nobody can
+    take for a benign one; the note tells how many there are.  That none was seen says little of few cases: at least
+    ``margins.LEAST_MALIGNANT`` are asked for.
     """
     n = sum(nature(read_answer(r.reference.text)) == "malignant" for r in rows)
-    dangerous = [f for f in flips(rows, reviewed) if f.dangerous]
+    found = list(flips(rows, reviewed))
+    dangerous = [f for f in found if f.dangerous]
+    mute = sum(f.natures[0] == "malignant" and f.bundle is None for f in found)
     open_ = sum(not f.review for f in dangerous)
     what = Endpoint(
         name="malignant to benign",
@@ -75,12 +79,13 @@ def malignant_flips(rows: Sequence[Row], group: str, reviewed: Mapping[str, str]
         verdict="not enough data",
     )
     if n:
-        found = wilson(len(dangerous), n)
-        interval = Limits(low=found.low, high=found.high)
+        ends = wilson(len(dangerous), n)
+        interval = Limits(low=ends.low, high=ends.high)
         what = what.model_copy(
             update={"estimate": len(dangerous) / n, "interval": interval, "confidence": 0.95, "method": "Wilson"}
         )
     seen = f"{len(dangerous)} of {n} cases that the reference calls malignant"
+    seen += f"; in {mute} more the bundle names nothing" if mute else ""
     if open_:
         return what.model_copy(update={"verdict": "fail", "note": f"{seen}; {open_} not reviewed by a clinician"})
     note = f"{seen}; all reviewed" if dangerous else seen

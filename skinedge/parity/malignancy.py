@@ -1,4 +1,5 @@
-"""Which diagnoses are malignant: those of SynthDerm and PAD-UFES-20, and names close to them.  All others are unknown.
+"""Which diagnoses are malignant: those of SynthDerm and PAD-UFES-20, names close to them, and every kind of carcinoma, melanoma,
+sarcoma and lymphoma.  All others are unknown.
 
 PAD-UFES-20's authors count basal and squamous cell carcinoma (Bowen's disease with it) and melanoma as skin cancer and
 actinic keratosis as a disease (Pacheco et al. 2020, doi 10.1016/j.dib.2020.106221); so it stands among the benign here, and a
@@ -7,9 +8,11 @@ carcinoma that becomes one is a flip that counts.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from skinedge.evaluation.answer import usual_name
+from skinedge.evaluation.answer import SEVERAL, usual_name
+from skinedge.evaluation.labels import synonyms
 
 Nature = Literal["malignant", "benign", "unknown"]
 
@@ -23,13 +26,24 @@ BENIGN = frozenset({
     "actinic keratosis", "dermatofibroma", "eczema", "hemangioma", "herpes zoster", "lichen planus", "melanocytic nevus",
     "nummular eczema", "psoriasis", "seborrheic keratosis", "tinea corporis", "vitiligo",
 })  # fmt: skip
+_KIND = re.compile(r"\b(?!pseudo)\w*(?:carcinoma|melanoma|sarcoma|lymphoma)(?: in situ)?$")
+_DENIED = re.compile(r"\b(?:no|non|not|without|versus|vs|or)\b")
 
 
 def nature(diagnosis: str | None) -> Nature:
     """Whether a diagnosis is malignant; no diagnosis, and one that is on neither list, is unknown.
 
-    >>> nature("BCC"), nature("a mole"), nature("pemphigus")
-    ('malignant', 'benign', 'unknown')
+    Of several finals one that is malignant makes the whole so.
+
+    >>> nature("BCC"), nature("a mole"), nature("pemphigus"), nature("metastatic melanoma"), nature("not a melanoma")
+    ('malignant', 'benign', 'unknown', 'malignant', 'unknown')
     """
-    name = usual_name(diagnosis or "")
-    return "malignant" if name in MALIGNANT else "benign" if name in BENIGN else "unknown"
+    natures = {_nature(usual_name(name, synonyms())) for name in (diagnosis or "").split(SEVERAL)}
+    return "malignant" if "malignant" in natures else "unknown" if len(natures) > 1 else natures.pop()
+
+
+def _nature(name: str) -> Nature:
+    if name in BENIGN:
+        return "benign"
+    kind = _KIND.search(name) and not _DENIED.search(name)
+    return "malignant" if name in MALIGNANT or kind else "unknown"

@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from skinedge.evaluation.answer import read_answer, same_answer, same_diagnosis
+from skinedge.evaluation.answer import read_answer, same_diagnosis
 from skinedge.evaluation.scorer import Scored
 from skinedge.evaluation.scores import DIMENSIONS, mean_score
 from skinedge.parity import margins
@@ -68,15 +68,17 @@ def endpoints(rows: Sequence[Row], group: str, answers: Margin, aside: Aside) ->
 def answer_endpoints(rows: Sequence[Row], group: str, margin: Margin, reviewed: Mapping[str, str]) -> Iterator[Endpoint]:
     """Agreement, accuracy of both arms and their difference, flips.
 
+    A case in which neither names a diagnosis, cut short say, is no agreement and no disagreement: it does not count there.
     Where no truth is known the agreement is judged in its place: accuracy cannot differ by more than the answers do.
     """
     said = [(read_answer(r.reference.text), read_answer(r.bundle.text)) for r in rows]
-    agree = sum(same_answer(a, b) for a, b in said)
+    agree = sum(same_diagnosis(a, b) for a, b in said)
     none = sum(a is b is None for a, b in said)
+    named = len(rows) - none
     known = [(r.truth, *pair) for r, pair in zip(rows, said, strict=True) if r.truth is not None]
-    notes = [f"in {none} neither names a diagnosis"] if none else []
+    notes = [f"in {none} more neither names a diagnosis"] if none else []
     if known:
-        yield share("agreement", "answer", group, agree, len(rows), note="".join(notes))
+        yield share("agreement", "answer", group, agree, named, note="".join(notes))
         reference, bundle = ([same_diagnosis(case[0], case[arm]) for case in known] for arm in (1, 2))
         yield share("accuracy of the reference", "answer", group, sum(reference), len(known))
         yield share("accuracy of the bundle", "answer", group, sum(bundle), len(known))
@@ -84,7 +86,7 @@ def answer_endpoints(rows: Sequence[Row], group: str, margin: Margin, reviewed: 
     else:
         note = "; ".join([*notes, "judged in the place of accuracy, which cannot differ by more: no truth is known"])
         least = Margin(low=1 + (margin.low or 0.0))
-        yield share("agreement", "answer", group, agree, len(rows), margin=least, note=note)
+        yield share("agreement", "answer", group, agree, named, margin=least, note=note)
     yield malignant_flips(rows, group, reviewed)
 
 

@@ -18,10 +18,11 @@ import numpy as np
 
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.console import counted
-from skinedge.errors import CasesError, UsageError
+from skinedge.errors import CasesError, NotFiniteError, UsageError
 from skinedge.evaluation.cases import Case
 from skinedge.json_lines import append_line, read_lines
 from skinedge.manifest import read_manifest
+from skinedge.measure.machine import describe_here
 from skinedge.parity.metrics import along, first_different
 from skinedge.parity.narrating import ReferenceArm, Told, narrative_identity
 from skinedge.parity.record import Forced, Narrative, Row, skin_group
@@ -66,7 +67,9 @@ def collect(
         The rows in the order of the cases, each made when it is asked for.
 
     Raises:
-        UsageError: ``folder`` holds rows of another comparison, or two cases have one id; at once, before any model is opened.
+        UsageError: ``folder`` holds rows of another comparison, device or library, or two cases have one id; at once, before
+            any model is opened.
+        NotFiniteError: the bundle's numbers overflow.
         SkinedgeError: the bundle or the reference cannot be opened, or a photograph cannot be read.
     """
     manifest = read_manifest(bundle)
@@ -76,6 +79,7 @@ def collect(
         "bundle": manifest.digest, "side": side or manifest.target, "bias": manifest.decoding.bias,
         "reference": narrative_identity(source.digest, question, limit_tokens),
         "cases": digest_of([[c.id, images[c.id], c.diagnosis, c.fitzpatrick] for c in cases]),
+        "machine": _here(), "threads": str(threads or "one per core"),
     }  # fmt: skip
     _check(folder, cases, settings)
     kept = {row.id: row for row in read_rows(folder)}
@@ -119,8 +123,17 @@ def _check(folder: Path, cases: Sequence[Case], settings: Mapping[str, str]) -> 
     other = next((name for name in settings if found.get(name) != settings[name]), None)
     if other:
         what = {"bundle": "another bundle", "side": "another side of the bundle", "bias": "another bundle",
-                "reference": "another reference, question or length", "cases": "other cases"}[other]  # fmt: skip
+                "reference": "another reference, question or length", "cases": "other cases",
+                "machine": "another device, driver or library", "threads": "another number of threads"}[other]  # fmt: skip
         raise UsageError(f"{folder} holds rows of {what}.", hint="Name another folder with --rows, or remove this one.")
+
+
+def _here() -> str:
+    """What the bundle runs on: rows of another device, driver or library say nothing of this one."""
+    machine = describe_here()
+    return "; ".join(
+        [machine.model, machine.processor, machine.gpu or "no GPU", *(f"{k} {v}" for k, v in machine.versions.items())]
+    )
 
 
 def _begin(folder: Path, settings: Mapping[str, str]) -> None:
@@ -134,6 +147,11 @@ def _row(case: Case, sha: str, told: Told, arm: ReferenceArm, teller: _Teller) -
     chosen = told.chosen
     exact = arm.along(arm.see(case.image), chosen)
     kl, same, ours, theirs = along(exact, teller.along(spoken, chosen), chosen)
+    if not np.isfinite(kl).all():
+        raise NotFiniteError(
+            f"along the reference's narrative of case '{case.id}' the bundle's logits are no numbers: its floats overflowed.",
+            hint="Find where it begins: skinedge parity BUNDLE --reference MODEL --bisect",
+        )
     forced = Forced(_rounded(kl), tuple(map(bool, same)), _rounded(ours), _rounded(theirs))
     return Row(
         id=case.id,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skinedge.console import counted
-from skinedge.errors import PromptError
+from skinedge.errors import NotFiniteError, PromptError
 from skinedge.evaluation.answer import read_answer
 from skinedge.parity.bands import Rounding
 from skinedge.parity.bisect import Block, Given, blocks
@@ -39,6 +39,7 @@ MAX_PREFILL_LOGITS = 64 << 20
 _LEAST_IS_WORST = {"top1", "same_tokens", "read"}
 
 Measured = dict[str, float]
+_OVERFLOWED: Measured = {"overflowed": math.inf}
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,14 @@ class Comparer:
         self.inputs, self.count, self.quiet = inputs, steps, quiet
         self.limits = limits_for(pipeline.manifest.target, pipeline.manifest.scheme.asked)
 
-    def stages(self, stored: Callable[[], Stage]) -> Iterator[Stage]:
-        """The stages up to the first bad one; ``stored`` looks at the weights, whose turn is after the tokens."""
+    def stages(self, stored: Callable[[], Iterable[Rounding]]) -> Iterator[Stage]:
+        """The stages up to the first bad one; ``stored`` reads the weights, whose turn is after the tokens."""
         for stage in self._each(stored):
             yield stage
             if not stage.passed:
                 return
 
-    def _each(self, stored: Callable[[], Stage]) -> Iterator[Stage]:
+    def _each(self, stored: Callable[[], Iterable[Rounding]]) -> Iterator[Stage]:
         ours = [self.pipeline.pixels(p) for p in self.photographs]
         theirs = [self.inputs.pixels(load_photograph(p)) for p in self.photographs]
         yield self._stage("pixels", [_pixel_distance(a, b) for a, b in zip(theirs, ours, strict=True)])
@@ -117,16 +118,25 @@ class Comparer:
             yield Stage("tokens", {"different": math.inf}, self.limits["tokens"], len(ours), e.message)
             return
         yield self._stage("tokens", [_token_distance(a, b) for a, b in zip(references, prompts, strict=True)])
-        yield stored()
+        roundings = list(stored())
+        worst = worst_rounding(r for r in roundings if not r.of_branch)
+        yield Stage("weights", {"share": worst.share, "error": worst.error}, Limit("share", 1.0), 0, worst.name)
         exact = [self.reference.encode_image(p) for p in counted("features of the reference", theirs, self.quiet)]
-        encoded = [self._encode(p) for p in counted("features of the bundle", ours, self.quiet)]
+        try:
+            encoded = [self._encode(p) for p in counted("features of the bundle", ours, self.quiet)]
+        except NotFiniteError as e:
+            yield Stage("features", _OVERFLOWED, self.limits.get("features"), len(ours), e.message)
+            return
         yield self._stage("features", [_distance(a.features, b.features) for a, b in zip(exact, encoded, strict=True)])
         if any(e.bias is not None for e in (*exact, *encoded)):
-            yield self._stage("bias", [_bias_distance(a, b) for a, b in zip(exact, encoded, strict=True)])
+            branch = worst_rounding(r for r in roundings if r.of_branch)
+            bias = self._stage("bias", [_bias_distance(a, b) for a, b in zip(exact, encoded, strict=True)])
+            where = branch.name if branch.share > 1 else None
+            yield replace(bias, measured={**bias.measured, "stored": branch.share}, where=where)
         rows = list(zip(references, prompts, exact, encoded, strict=True))
-        runs = [self._sequence(*row) for row in counted("narratives", rows, self.quiet)]
+        runs = [_to_overflow(self._sequence(*row)) for row in counted("narratives", rows, self.quiet)]
         for number, name in enumerate(("prefill", "steps", "narrative", "answer")):
-            yield self._stage(name, [run[number] for run in runs])
+            yield self._stage(name, [run[number] for run in runs if number < len(run)])
 
     def blocks(self, folder: Path, stage: str) -> tuple[Block, ...]:
         """The blocks of a bad stage, on inputs that both sides share; none where the target does not show them.
@@ -148,23 +158,26 @@ class Comparer:
         return encoded if self.pipeline.manifest.decoding.bias == "every-step" else replace(encoded, bias=None)
 
     def _stage(self, name: str, measured: Sequence[Measured]) -> Stage:
-        return Stage(name, worst_of(measured), self.limits.get(name), len(measured))
+        worst = worst_of(measured)
+        nothing_read = worst.get("read") == worst.get("different") == 0.0  # that neither says anything proves nothing
+        return Stage(name, worst, None if nothing_read else self.limits.get(name), len(measured))
 
-    def _sequence(self, reference: Prompt, prompt: Prompt, exact: ImageEncoding, encoded: ImageEncoding) -> tuple[Measured, ...]:
-        """Prefill, teacher-forced steps along the reference's greedy narrative, the bundle's own narrative."""
+    def _sequence(self, reference: Prompt, prompt: Prompt, exact: ImageEncoding, encoded: ImageEncoding) -> Iterator[Measured]:
+        """Prefill, teacher-forced steps along the reference's greedy narrative, the bundle's own narrative, the answer."""
         size = len(prompt.token_ids) * self.pipeline.session.vocab_size
         every = size <= MAX_PREFILL_LOGITS
         truth = _prefill(self.reference, reference, exact, every)
         logits = _prefill(self.pipeline.session, prompt, encoded, every)
-        prefill = _logit_measure(truth, logit_distance(truth, logits))
+        yield _logit_measure(truth, logit_distance(truth, logits))
         tokens, expected = _greedy(self.reference, truth[-1], self.count)
         got = np.stack([self.pipeline.session.step(t) for t in tokens])
-        steps = _logit_measure(expected, logit_distance(expected, got))
+        yield _logit_measure(expected, logit_distance(expected, got))
         options = GenerateOptions(max_new_tokens=self.count + 1, ignore_eos=True)
         generation = self.pipeline.start([encoded], DEFAULT_QUESTION, options)
         words = [t.token_id for t in generation]
         narrative = [*tokens, int(expected[-1].argmax())]
-        return prefill, steps, _text_distance(narrative, words), self._answer_distance(narrative, words)
+        yield _text_distance(narrative, words)
+        yield self._answer_distance(narrative, words)
 
     def _answer_distance(self, a: Sequence[int], b: Sequence[int]) -> Measured:
         """Whether another answer can be read, and whether one can be read of both before they are cut off."""
@@ -172,18 +185,29 @@ class Comparer:
         return {"different": float(said[0] != said[1]), "read": float(None not in said)}
 
 
-def weights_stage(found: Iterable[Rounding]) -> Stage:
-    """The stored weights: the largest share of the rounding that its scheme allows, and whose it is."""
-    roundings = list(found)
-    worst = max(roundings, key=lambda r: r.share)
-    limit = Limit("share", 1.0)
-    return Stage("weights", {"share": worst.share, "error": worst.error}, limit, 0, worst.name)
+def worst_rounding(roundings: Iterable[Rounding]) -> Rounding:
+    """The one with the largest share of what its scheme allows, or that is no number; one without error if there are none."""
+    return max(roundings, key=lambda r: math.inf if math.isnan(r.share) else r.share, default=Rounding("", "f32", 0.0, 1.0))
 
 
 def worst_of(measured: Sequence[Measured]) -> Measured:
-    """The worst of each metric over all images."""
+    """The worst of each metric over all images that have it."""
     # numpy's extremes, because Python's own pass over a NaN that is not the first.
-    return {m: float((np.min if m in _LEAST_IS_WORST else np.max)([row[m] for row in measured])) for m in measured[0]}
+    return {
+        m: float((np.min if m in _LEAST_IS_WORST else np.max)([row[m] for row in measured if m in row]))
+        for m in dict.fromkeys(m for row in measured for m in row)
+    }
+
+
+def _to_overflow(measured: Iterator[Measured]) -> list[Measured]:
+    """What could be measured; the stage in which the bundle's numbers overflowed is the last."""
+    found: list[Measured] = []
+    try:
+        for each in measured:
+            found.append(each)
+    except NotFiniteError:
+        found.append(_OVERFLOWED)
+    return found
 
 
 def _prefill(session: Session, prompt: Prompt, image: ImageEncoding, every: bool) -> Float32:

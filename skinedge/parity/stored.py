@@ -52,6 +52,20 @@ def held_tensors(folder: Path, manifest: Manifest) -> Iterator[Held]:
     return _of_onnx(folder / "onnx" if manifest.target == "trt" else folder, config)
 
 
+def held_branch(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Float32]]:
+    """The side branch's tensors as its graph has them, by their names there; none where the bundle has no branch."""
+    import onnx
+
+    path = (folder / "onnx" if manifest.target == "trt" else folder) / "adapter.onnx"
+    if not path.is_file():
+        return
+    model = onnx.load(path, load_external_data=False)
+    read = onnx_reader(model, path.parent)
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("adapter."):
+            yield tensor.name, read(tensor.name).astype(F32)
+
+
 def _of_onnx(folder: Path, config: ModelConfig) -> Iterator[Held]:
     parts, shapes = stacked(config.text), expected_shapes(config)
     for graph in GRAPHS:

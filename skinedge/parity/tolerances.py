@@ -1,8 +1,9 @@
 """How far apart a bundle and PyTorch may be, stage by stage.
 
 Pixels and tokens are whole numbers of the same computation and must be identical for every target.
-Float schemes are gated; for quantized weights a difference is what was paid for, so the stages after the
-pixels are reported without a verdict (a verdict on answers needs many cases: REFERENCE section 7).
+Float schemes are gated; for quantized weights a difference is what was paid for, so what they compute is
+reported without a verdict (a verdict on answers needs many cases: REFERENCE section 7).  What is stored of
+them is gated all the same: the weights within their rounding, the side branch exactly (``parity.bands``).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Limit:
 
 Limits = dict[str, Limit]
 
-_EXACT: Limits = {"pixels": Limit("max_abs", 0.0), "tokens": Limit("different", 0.0)}
+_EXACT: Limits = {"pixels": Limit("max_abs", 0.0), "tokens": Limit("different", 0.0), "bias": Limit("stored", 1.0)}
 
 # Of the largest value: features of the embedded model reach 90, where a float32's last digit alone is 8e-6, and an absolute limit
 # raises false alarms.  Sound bundles are off by 1.6e-6 at most (100 pictures); the smallest planted fault by 2e-2.

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from skinedge.errors import BundleError, PromptError, TargetError, UsageError
+from skinedge.errors import BundleError, NotFiniteError, PromptError, TargetError, UsageError
 from skinedge.model.adapter import BranchOutput
 from skinedge.model.config import ModelConfig
 from skinedge.quantize._ggml import TYPES
@@ -111,7 +111,8 @@ class LlamaSession:
         """Run the vision tower and, if there is one, the adapter branch.
 
         Raises:
-            TargetError: the features are not finite numbers, or llama.cpp saw another image than was given.
+            NotFiniteError: the features are no numbers.
+            TargetError: llama.cpp saw another image than was given.
         """
         features = _finite(
             self._features(pixels),
@@ -297,7 +298,7 @@ def _alive(handle: int | None) -> int:
 
 def _finite(values: Float32, what: str, hint: str) -> Float32:
     if not np.isfinite(values).all():
-        raise TargetError(f"{what} are not finite numbers: 16-bit floats overflowed.", hint=hint)
+        raise NotFiniteError(f"{what} are not finite numbers: 16-bit floats overflowed.", hint=hint)
     return values
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from skinedge.errors import SkinedgeError, UsageError
+from skinedge.errors import NotFiniteError, UsageError
 from skinedge.runtime.session import Float32, Int64
 
 Float64 = npt.NDArray[np.float64]
@@ -65,11 +65,11 @@ class Sampler:
             logits: ``[vocabulary]``; left as they are.
 
         Raises:
-            SkinedgeError: the logits hold NaN or infinity, or rule every token out.
+            NotFiniteError: the logits hold NaN or infinity, or rule every token out.
         """
         highest = float(logits.max())  # NaN if there is any NaN
         if not math.isfinite(highest):
-            raise SkinedgeError(
+            raise NotFiniteError(
                 f"the model gave {highest} instead of a logit, so no next token can be chosen.",
                 hint="Its numbers overflowed: export with bf16 or f32 activations, or with --overflow.",
             )

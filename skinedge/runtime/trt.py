@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from skinedge.errors import PromptError, TargetError
+from skinedge.errors import NotFiniteError, PromptError
 from skinedge.model.config import ModelConfig
 from skinedge.runtime.embedding import EmbeddingTable
 from skinedge.runtime.session import Float32, ImageEncoding, Pixels, Prompt, check_prompt
@@ -120,14 +120,14 @@ class TrtSession:
         """Run the vision tower and, if there is one, the adapter branch.
 
         Raises:
-            TargetError: the photograph drives the vision tower out of the range of its 16-bit floats.
+            NotFiniteError: the photograph drives the vision tower out of the range of its 16-bit floats.
         """
         feeds = vision_feeds(pixels, self._config.vision)
         merged = pixels.grid.patches // self._config.vision.spatial_merge_size**2
         outputs = {"image_features": (merged, self._config.vision.out_hidden_size)}
         features = _run_once(self._device, self._vision, feeds, outputs)["image_features"]
         if not np.isfinite(features).all():
-            raise TargetError(
+            raise NotFiniteError(
                 "the vision tower left the range of 16-bit floats on this photograph.",
                 hint="Export it with --activations bf16, or with --overflow and a report of skinedge overflow.",
             )
