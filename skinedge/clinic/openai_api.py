@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from skinedge.console import Json
 
 MAX_PICTURES = 8
+# Fields that clients send and that change no answer: who asks, what is kept, how tools would be called.
+HARMLESS = frozenset({
+    "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "parallel_tool_calls",
+})  # fmt: skip
 
 
 class TextContent(BaseModel):
@@ -70,7 +74,7 @@ class StreamOptions(BaseModel):
 class ChatRequest(BaseModel):
     """What is asked.  Left out, the bundle's decoding defaults hold, under which it was certified."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=256)
     model: str | None = None
@@ -116,7 +120,15 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
         chat_id = f"chatcmpl-{secrets.token_hex(12)}"
         if body.stream:
             events = asked.events()
-            return EventStream(_stream(desk, asked, body, chat_id, events, await _first(events)), asked.leave)
+            try:
+                first = await while_connected(request.receive, lambda: _first(events))
+            except ApiError:
+                asked.leave()
+                raise
+            if first is None:
+                asked.leave()
+                return Response(status_code=499)  # nobody reads it
+            return EventStream(_stream(desk, asked, body, chat_id, events, first), asked.leave)
         answer = await while_connected(request.receive, asked.whole)
         if answer is None:
             return Response(status_code=499)  # nobody reads it
@@ -218,6 +230,10 @@ def _refuse_what_is_not_here(body: ChatRequest, name: str) -> None:
     ):
         if not fine:
             raise ApiError(400, "unsupported", f"'{field}' cannot be honoured: {why}.", "Leave it out.", param=field)
+    for field, value in (body.model_extra or {}).items():
+        if value and field not in HARMLESS:
+            known = f"'{field[:100]}' cannot be honoured: it is not known here."
+            raise ApiError(400, "unsupported", known, "Leave it out.", param=field[:100])
 
 
 async def _question(desk: Desk, body: ChatRequest) -> Question:

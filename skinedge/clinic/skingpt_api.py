@@ -117,21 +117,23 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
             raise ApiError(409, "conflict", "this conversation is being answered already.", "Wait for the answer.")
         if len(state.messages) >= TURNS:
             raise ApiError(400, "too_long", f"the conversation has {TURNS} turns.", "Reset it.")
-        photos = [*state.photos, *([state.pending] if state.pending else [])]
-        turn = _turn(said.message, state)
-        question = Question((*state.messages, turn), tuple(photos))
-        state.busy = True
+        turn, photo = _turn(said.message, state), state.pending
+        photos = [*state.photos, *([photo] if photo else [])]
+        state.pending, state.busy = None, True  # a photograph that comes meanwhile is for the next message
+        answer = None
         try:
-            asked = desk.ask(who, question)
+            asked = desk.ask(who, Question((*state.messages, turn), tuple(photos)))
             answer = await while_connected(request.receive, asked.whole)
         finally:
             state.busy = False
+            if answer is None or answer.failed:
+                state.pending = state.pending or photo
         if answer is None:
             return Reply(message="")  # nobody reads it
         if answer.failed:
             raise failure(answer.failed)
         state.messages += [turn, Message("assistant", answer.text)]
-        state.photos, state.pending = photos, None
+        state.photos = photos
         return Reply(message=answer.text)
 
     @router.post("/v1/reset/{state_id}", summary="Forget a conversation")
