@@ -44,7 +44,7 @@ def test_a_planted_slowdown_is_in_the_time_and_not_in_a_number(monkeypatch: pyte
         return now
 
     class Steady:
-        vocab_size = context_length = 1
+        vocab_size = context_length = on_gpu = 1
         encode_image = prefill = close = None
 
         def step(self, token: int) -> int:

@@ -108,7 +108,7 @@ def test_a_jetson_that_holds_itself_back(tmp_path: Path) -> None:
 
 def test_no_files_no_numbers(tmp_path: Path) -> None:
     assert not InaSource(tmp_path).present
-    assert InaSource(tmp_path).read() == Reading()
+    assert InaSource(tmp_path).read() == Reading(sees_gpu=True)
     assert not is_jetson(tmp_path)
     write(
         tmp_path,
@@ -209,7 +209,15 @@ def test_a_gpu_tells_what_it_has(nvml: FakeNvml) -> None:
 )
 def test_only_what_protects_a_gpu_is_throttling(nvml: FakeNvml, reasons: int, said: tuple[str, ...]) -> None:
     nvml.reasons = reasons
-    assert NvmlSource().read().throttle == said
+    found = NvmlSource().read()
+    assert (found.throttle, found.sees_gpu) == (said, True)
+
+
+def test_a_driver_that_does_not_tell_of_throttling(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(FakeNvml, "nvmlDeviceGetCurrentClocksThrottleReasons")
+    found = NvmlSource().read()
+    assert (found.throttle, found.sees_gpu) == ((), False)
+    assert merged([found, Reading(sees_gpu=True)], 0.0).sees_gpu
 
 
 @pytest.mark.parametrize(("visible", "asked"), [(None, "index 0"), ("2,3", "index 2"), ("GPU-abc", "GPU-abc"), ("", "index 0")])

@@ -188,7 +188,7 @@ def fastest(told: Sequence[Told], number: int, metric: str) -> list[float]:
 
 def pooled(told: Sequence[Told], problem: str | None) -> Told:
     """All processes of an arm as one: the largest memory, the median start, every sample."""
-    whole = Told(problem=problem)
+    whole = Told(problem=problem, on_gpu=any(t.on_gpu for t in told))
     loads = [t.load_s for t in told if t.load_s is not None]
     whole.load_s = statistics.median(loads) if loads else None
     for name in ("peak_resident", "peak_private", "device_peak"):

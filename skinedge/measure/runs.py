@@ -55,10 +55,11 @@ class Collected:
 
 @dataclass
 class Told:
-    """What a worker has told: how long opening took, how much memory it had, and of each case."""
+    """What a worker has told: how long opening took, where it computes, how much memory it had, and of each case."""
 
     load_s: float | None = None
     evicted: bool = False
+    on_gpu: bool = False
     peak_resident: int | None = None
     peak_private: int | None = None
     device_at_start: int | None = None
@@ -102,7 +103,7 @@ def told_of(told: Told, event: dict[str, Any], job: Job, show: Show) -> None:
     """Enter one event."""
     kind = event["event"]
     if kind == "loaded":
-        told.load_s, told.evicted = float(event["seconds"]), bool(event["evicted"])
+        told.load_s, told.evicted, told.on_gpu = float(event["seconds"]), bool(event["evicted"]), bool(event["on_gpu"])
     elif kind == "done":
         told.peak_resident = event["peak_resident"]
     elif kind == "case":

@@ -25,8 +25,8 @@ WINDOW = 10  # readings whose median stands for a clock
 class Reading:
     """What one or all sources say at a time (``perf_counter``).
 
-    ``watts`` is by source; ``throttle`` the reasons why the machine holds itself back now; ``device_bytes`` the memory in use
-    on the GPU; ``resident`` and ``private`` the watched process's.
+    ``watts`` is by source; ``throttle`` the reasons why the machine holds itself back now, and ``sees_gpu`` whether a GPU's
+    would be among them; ``device_bytes`` the memory in use on the GPU; ``resident`` and ``private`` the watched process's.
     """
 
     time: float = 0.0
@@ -34,6 +34,7 @@ class Reading:
     clocks_mhz: Mapping[str, float] = field(default_factory=dict)
     temperatures_c: Mapping[str, float] = field(default_factory=dict)
     throttle: tuple[str, ...] = ()
+    sees_gpu: bool = False
     swap_bytes: int | None = None
     device_bytes: int | None = None
     resident: int | None = None
@@ -67,6 +68,7 @@ def merged(readings: Sequence[Reading], now: float) -> Reading:
         clocks_mhz={k: v for r in backwards for k, v in r.clocks_mhz.items()},
         temperatures_c={k: v for r in backwards for k, v in r.temperatures_c.items()},
         throttle=tuple(dict.fromkeys(t for r in readings for t in r.throttle)),
+        sees_gpu=any(r.sees_gpu for r in readings),
         swap_bytes=first("swap_bytes"),
         device_bytes=first("device_bytes"),
         resident=first("resident"),

@@ -45,6 +45,7 @@ class InaSource:
             watts={} if total is None else {self.name: total / 1e3},
             clocks_mhz=clocks,
             throttle=(*(f"over-current {name}" for name in over), *alerts),
+            sees_gpu=True,
         )
 
     def close(self) -> None:

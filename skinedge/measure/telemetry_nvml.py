@@ -44,14 +44,15 @@ class NvmlSource:
         power = _asked(lambda: n.nvmlDeviceGetPowerUsage(gpu))
         memory = _asked(lambda: n.nvmlDeviceGetMemoryInfo(gpu).used)
         heat = _asked(lambda: n.nvmlDeviceGetTemperature(gpu, n.NVML_TEMPERATURE_GPU))
-        reasons = int(_asked(lambda: n.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)) or 0)
+        reasons = _asked(lambda: n.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
         kinds = {"gpu": n.NVML_CLOCK_SM, "gpu memory": n.NVML_CLOCK_MEM}
         clocks = {name: _asked(partial(n.nvmlDeviceGetClockInfo, gpu, kind)) for name, kind in kinds.items()}
         return Reading(
             watts={} if power is None else {self.name: power / 1e3},
             clocks_mhz={name: float(mhz) for name, mhz in clocks.items() if mhz is not None},
             temperatures_c={} if heat is None else {"gpu": float(heat)},
-            throttle=tuple(why for bit, why in THROTTLING.items() if reasons & bit),
+            throttle=tuple(why for bit, why in THROTTLING.items() if int(reasons or 0) & bit),
+            sees_gpu=reasons is not None,
             device_bytes=None if memory is None else int(memory),
         )
 

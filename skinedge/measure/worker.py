@@ -67,7 +67,8 @@ def work(job: Job, wrap: Wrap | None = None) -> Iterator[dict[str, Json]]:
     from skinedge.runtime.pipeline import open_pipeline
 
     with open_pipeline(folder, side=job.side, threads=job.threads, context=job.context, device=job.processor) as pipeline:
-        yield {"event": "loaded", "seconds": time.perf_counter() - begin, "evicted": evicted}
+        seconds = time.perf_counter() - begin
+        yield {"event": "loaded", "seconds": seconds, "evicted": evicted, "on_gpu": pipeline.session.on_gpu}
         if wrap is not None:
             pipeline.session = wrap(pipeline.session)
         yield from _measure(pipeline, job)

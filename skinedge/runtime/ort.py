@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 CACHE_STEP = 256
+CUDA = "CUDAExecutionProvider"
 # onnxruntime's session settings; see docs/decisions/0018-decode-speed.md.
 SETTINGS: Mapping[str, str] = MappingProxyType({
     # Products with few-bit weights round their inputs to 8 bits, block by block, as llama.cpp and onnxruntime-genai do.
@@ -78,7 +79,8 @@ class OrtSession:
         # Where activations overflow some of these are wider than others (skinedge.graph.precision).
         self._hidden = _NUMPY[next(i.type for i in self._head.get_inputs() if i.name == "hidden")]
         # Hidden states stay where they are made until the head has read them.
-        self._place = "cuda" if "CUDAExecutionProvider" in self._decoder.get_providers() else "cpu"
+        self.on_gpu = CUDA in self._decoder.get_providers()
+        self._place = "cuda" if self.on_gpu else "cpu"
         self._cache = _Cache(self._decoder, config, self._place)
         self._head_binding = self._head.io_binding()
         self._bias = np.zeros((1, config.text.vocab_size), np.float32)
@@ -227,12 +229,11 @@ def open_graph(path: Path, threads: int | None, device: str, settings: Mapping[s
     for name, value in settings.items():
         options.add_session_config_entry(name, value)
     available = ort.get_available_providers()
-    gpu = "CUDAExecutionProvider"
-    if device == "cuda" and gpu not in available:
+    if device == "cuda" and CUDA not in available:
         raise TargetError(
             "onnxruntime has no CUDA here.", hint="Install it: pip install 'skinedge[onnx-gpu]', or run on the CPU."
         )
-    providers = [p for p in (gpu, "CPUExecutionProvider") if p in available and (device != "cpu" or p != gpu)]
+    providers = [p for p in (CUDA, "CPUExecutionProvider") if p in available and (device != "cpu" or p != CUDA)]
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as e:  # onnxruntime raises its own classes, which are not exported under stable names
