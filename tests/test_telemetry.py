@@ -14,7 +14,7 @@ from skinedge.measure.energy import joules, phase_energy
 from skinedge.measure.machine import describe, power_source_of
 from skinedge.measure.telemetry import Reading, Sampler, disturbance, merged
 from skinedge.measure.telemetry_host import HostSource, RaplSource
-from skinedge.measure.telemetry_jetson import InaSource, TegrastatsSource, is_jetson
+from skinedge.measure.telemetry_jetson import InaSource, TegrastatsSource, is_jetson, jetson_sources
 from skinedge.measure.telemetry_nvml import NvmlSource, nvml_source
 
 
@@ -106,8 +106,17 @@ def test_a_jetson_that_holds_itself_back(tmp_path: Path) -> None:
     assert source.read().throttle == ("over-current oc3", "gpu-throttle-alert")
 
 
+def test_a_jetson_whose_rails_cannot_be_read_is_watched_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    assert jetson_sources(tmp_path) == []
+    alert = "class/thermal/cooling_device0/"
+    write(tmp_path, {"firmware/devicetree/base/compatible": "nvidia,p3737-0000+p3701-0005nvidia,tegra234"})
+    write(tmp_path, {alert + "type": "cpu-throttle-alert", alert + "cur_state": 1})
+    (source,) = jetson_sources(tmp_path)
+    assert (source.read().watts, source.read().throttle) == ({}, ("cpu-throttle-alert",))
+
+
 def test_no_files_no_numbers(tmp_path: Path) -> None:
-    assert not InaSource(tmp_path).present
     assert InaSource(tmp_path).read() == Reading(sees_gpu=True)
     assert not is_jetson(tmp_path)
     write(
@@ -129,7 +138,7 @@ def test_tegrastats_is_followed_and_ended() -> None:
             time.sleep(0.05)
         assert found.watts == {"tegrastats": 9.411}
         assert found.clocks_mhz == {"gpu": 611.0, "cpu": 1510.0}
-        assert found.swap_bytes == 5 << 20
+        assert (found.swap_bytes, found.device_bytes) == (5 << 20, 3 << 20)
         assert found.temperatures_c == {"tj": 50.5}
     finally:
         source.close()
@@ -144,6 +153,7 @@ class FakeNvml(SimpleNamespace):
     def __init__(self, reasons: int = 0, power: int | None = 41500) -> None:
         super().__init__()
         self.reasons, self.power, self.open, self.asked = reasons, power, True, ""
+        self.memory: int | None = 3 << 30
 
     def nvmlInit(self) -> None: ...
 
@@ -164,7 +174,12 @@ class FakeNvml(SimpleNamespace):
         return self.power
 
     def nvmlDeviceGetMemoryInfo(self, gpu: str) -> SimpleNamespace:
-        return SimpleNamespace(used=3 << 30)
+        if self.memory is None:
+            raise RuntimeError("Not Supported")
+        return SimpleNamespace(used=self.memory)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, gpu: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(usedGpuMemory=4 << 30), SimpleNamespace(usedGpuMemory=1 << 30)]
 
     def nvmlDeviceGetTemperature(self, gpu: str, sensor: int) -> int:
         return 64
@@ -199,6 +214,8 @@ def test_a_gpu_tells_what_it_has(nvml: FakeNvml) -> None:
     assert source.about() == {"gpu": "NVIDIA Fake", "driver": "580.1"}
     nvml.power = None
     assert source.read().watts == {}
+    nvml.memory = None
+    assert source.read().device_bytes == 5 << 30, "of its processes"
     source.close()
     assert not nvml.open
 

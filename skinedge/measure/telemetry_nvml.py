@@ -43,6 +43,8 @@ class NvmlSource:
         n, gpu = self._nvml, self._gpu
         power = _asked(lambda: n.nvmlDeviceGetPowerUsage(gpu))
         memory = _asked(lambda: n.nvmlDeviceGetMemoryInfo(gpu).used)
+        if memory is None:  # a GPU in the system's memory (DGX Spark) has that of each process only
+            memory = _asked(lambda: sum(p.usedGpuMemory for p in n.nvmlDeviceGetComputeRunningProcesses(gpu)))
         heat = _asked(lambda: n.nvmlDeviceGetTemperature(gpu, n.NVML_TEMPERATURE_GPU))
         reasons = _asked(lambda: n.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
         kinds = {"gpu": n.NVML_CLOCK_SM, "gpu memory": n.NVML_CLOCK_MEM}
