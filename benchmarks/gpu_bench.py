@@ -80,6 +80,7 @@ def row(arm: Arm, result: Result, bundle: Path) -> dict[str, object]:
     return {
         "target": arm.target,
         "machine": result.machine.model_dump(mode="json"),
+        "flags": result.flags,
         "of_ceiling": shares,
         **result_json(result, None),
     }

@@ -107,6 +107,7 @@ def test_the_7bs_part_measures_what_runs_and_says_why_the_rest_does_not(
     ]
     first, second = gpu_bench.measure(source, arms, read_suite(str(suite_file)), tmp_path / "work", Rules(1, 2, 0.0))
     assert (first["target"], first["of_ceiling"]) == ("onnx", {"one": None})
+    assert first["flags"]["ran_on"] == "cpu"
     assert "the protocol asks for" in str(first["reason"])
     assert (second["status"], second["target"]) == ("skipped", "gguf")
     assert "has no side 'onnx'" in str(second["reason"])

@@ -7,7 +7,10 @@ starts short and grows.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -212,7 +215,7 @@ def open_graph(path: Path, threads: int | None, device: str, settings: Mapping[s
     Raises:
         MissingDependencyError: onnxruntime is not installed.
         BundleError: the file is missing or damaged.
-        TargetError: ``device`` is not to be had.
+        TargetError: ``device`` is not to be had, or a type of the graph's cannot be computed there.
     """
     try:
         import onnxruntime as ort
@@ -234,8 +237,10 @@ def open_graph(path: Path, threads: int | None, device: str, settings: Mapping[s
             "onnxruntime has no CUDA here.", hint="Install it: pip install 'skinedge[onnx-gpu]', or run on the CPU."
         )
     providers = [p for p in (CUDA, "CPUExecutionProvider") if p in available and (device != "cpu" or p != CUDA)]
+    if CUDA in providers:
+        _load_cuda()
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as e:  # onnxruntime raises its own classes, which are not exported under stable names
         reason = str(e).splitlines()[0]
         if "NOT_IMPLEMENTED" in reason:
@@ -245,6 +250,21 @@ def open_graph(path: Path, threads: int | None, device: str, settings: Mapping[s
                 hint="bf16 graphs need a GPU: export with --scheme f32, f16, int8 or int4 for a CPU.",
             ) from e
         raise BundleError(f"{path} cannot be opened: {reason}.", hint="Check the bundle: skinedge verify.") from e
+    if device == "cuda" and CUDA not in session.get_providers():  # onnxruntime goes on with the CPU by itself
+        raise TargetError(
+            "onnxruntime cannot load CUDA here: a driver, CUDA's libraries or cuDNN is missing or of another version.",
+            hint="Install the libraries with it: pip install 'skinedge[onnx-gpu]', or run on the CPU.",
+        )
+    return session
+
+
+@functools.cache
+def _load_cuda() -> None:
+    """Load the CUDA and cuDNN that pip has installed, where no linker looks; what is missing shows when it is used."""
+    import onnxruntime as ort
+
+    with contextlib.redirect_stdout(sys.stderr):
+        ort.preload_dlls()
 
 
 def to_ort(array: Array) -> ort.OrtValue:
