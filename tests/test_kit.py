@@ -166,7 +166,7 @@ def test_a_kit_that_failed_leaves_nothing_but_what_it_fetched(
     plan = plan_kit(onnx_bundle, read_device("workstation-ddr4-3200"), PLATFORMS["linux-x86-64"], None, HERE)
     with pytest.raises(KitError):
         make_kit(plan, tmp_path / "kit", None, 1, told=lambda what: None)
-    assert [p.name for p in tmp_path.iterdir()] == [".kit.wheels"]
+    assert [p.name for p in tmp_path.iterdir()] == [f".kit.linux-x86-64-python{HERE}.wheels"]
 
 
 # Golden cases
@@ -397,9 +397,37 @@ def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
     told: list[str] = []
     wanted = Wanted(PLATFORMS["linux-x86-64"], "3.12", tmp_path / "index")
     both = [Wheel(name, "1.0", None, ()) for name in ("alpha", "beta")]
-    download(wanted, both, tmp_path / "have", lambda number, count, name: told.append(f"{number}/{count} {name}"))
+    wheel(tmp_path / "have", "alpha", version="0.9")
+    files = download(wanted, both, tmp_path / "have", lambda number, count, name: told.append(f"{number}/{count} {name}"))
     assert told == ["2/2 beta 1.0"]
-    assert len(list((tmp_path / "have").glob("*.whl"))) == 2
+    assert [f.name for f in files] == ["alpha-1.0-py3-none-any.whl", "beta-1.0-py3-none-any.whl"], "what was resolved, once"
+
+
+def test_a_kit_for_another_machine_takes_nothing_that_was_fetched_for_the_first(
+    onnx_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt fails after its wheels; the second is for another platform, with wheels of the same versions."""
+    index = tmp_path / "index"
+    for tag in ("cp312-cp312-manylinux_2_28_aarch64", "cp312-cp312-manylinux_2_28_x86_64"):
+        wheel(index, "alpha", tag=tag)
+    wheel(index, "pip")
+    monkeypatch.setattr(make, "build_own_wheel", lambda folder: wheel(folder, "skinedge", ("alpha",)))
+    monkeypatch.setattr(make, "_CONSTRAINTS", tmp_path / "none")
+    plans = [
+        plan_kit(onnx_bundle, read_device("jetson-agx-thor"), PLATFORMS[p], "3.12", HERE)
+        for p in ("linux-aarch64", "linux-x86-64")
+    ]
+
+    def fails(*_: object) -> None:
+        raise KitError("the power went off.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(make, "_add_scripts", fails)
+        with pytest.raises(KitError):
+            make_kit(plans[0], tmp_path / "kit", index, 1, told=lambda what: None)
+    assert list(tmp_path.glob(".kit.*/alpha-*aarch64.whl"))
+    made = make_kit(plans[1], tmp_path / "kit", index, 1, told=lambda what: None)
+    assert [p.name for p in (made.path / "wheels").glob("alpha-*")] == ["alpha-1.0-cp312-cp312-manylinux_2_28_x86_64.whl"]
 
 
 def test_no_network_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

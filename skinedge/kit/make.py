@@ -144,7 +144,7 @@ def make_kit(plan: KitPlan, out: Path, wheels: Path | None, threads: int | None,
         SkinedgeError: the bundle does not verify or does not run here.
     """
     refuse_taken(out)
-    fetched = out.absolute().parent / f".{out.name}.wheels"
+    fetched = out.absolute().parent / f".{out.name}.{plan.platform.name}-python{plan.python}.wheels"
     with staged(out) as kit:
         told("bundle")
         known = _copy_bundle(plan, kit)
@@ -176,8 +176,7 @@ def _add_wheels(plan: KitPlan, kit: Path, fetched: Path, folder: Path | None, to
     wanted = Wanted(plan.platform, plan.python, folder, _CONSTRAINTS if _CONSTRAINTS.is_file() else None)
     without = ("tensorrt",) if plan.rebuild else ()
     found = resolve(wanted, [*requirements(own, plan.extras, without=without), "pip"])
-    download(wanted, found, fetched, lambda number, count, name: told(f"wheel {number} of {count}: {name}"))
-    for wheel in sorted(fetched.glob("*.whl")):
+    for wheel in download(wanted, found, fetched, lambda number, count, name: told(f"wheel {number} of {count}: {name}")):
         shutil.copyfile(wheel, kit / WHEELS / wheel.name)
     (kit / "requirements.txt").write_text(_requirements(kit / WHEELS), encoding="utf-8", newline="\n")
     return found
