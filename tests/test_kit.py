@@ -97,6 +97,13 @@ def test_who_gets_what(onnx_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert plan("onnx", "rtx-4090").extras == ("onnx-gpu", "gpu-telemetry")
     assert plan("gguf", "jetson-orin-nx-16gb", "3.11").python == "3.11"
     assert plan("gguf", "workstation-ddr5-5600").extras == ("gguf",)
+    for name, target, warned in (
+        ("rtx-4090", "gguf", True), ("jetson-agx-thor", "gguf", True), ("rtx-4090", "onnx", False),
+        ("workstation-ddr5-5600", "gguf", False),
+    ):  # fmt: skip
+        said = plan(target, name).warning
+        assert (said is not None) == warned
+        assert said is None or f"on the CPU alone: for the GPU of {read_device(name).title} build llama-cpp-python" in said
     with pytest.raises(UsageError, match="has no NVIDIA GPU for TensorRT"):
         plan("trt", "workstation-ddr5-5600")
     with pytest.raises(UsageError, match="which skinedge does not run on a device"):
@@ -113,15 +120,19 @@ def test_platforms() -> None:
     assert PLATFORMS["linux-aarch64"].tags[0] == "manylinux_2_35_aarch64"
 
 
-def test_a_dry_run_says_what_would_be_made(onnx_bundle: Path, tmp_path: Path) -> None:
+def test_a_dry_run_says_what_would_be_made(onnx_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("kit", onnx_bundle, "--device", "jetson-agx-orin-64gb", "--out", tmp_path / "k", "--dry-run")
     said = typed(*command, "--json")
     assert said.code == 0, said.err
     assert said.json["settings"]["machine"] == "aarch64"
     assert said.json["bundle_nbytes"] > 1e5
+    assert said.json["warning"] is None
     words = typed(*command).out
     assert "linux-aarch64, Python 3.12" in words
     assert "no network was asked" in words
+    monkeypatch.setattr(make.KitPlan, "warning", "mind the step")
+    assert typed(*command, "--json").json["warning"] == "mind the step"
+    assert "mind the step." in typed(*command).err
     assert list(tmp_path.iterdir()) == []
 
 

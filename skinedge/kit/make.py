@@ -62,6 +62,16 @@ class KitPlan:
         )
 
     @property
+    def warning(self) -> str | None:
+        """What whoever is about to carry it there should know: the index has llama.cpp without CUDA only."""
+        if self.manifest.target != "gguf" or not has_nvidia_gpu(self.device):
+            return None
+        return (
+            f"the llama.cpp in this kit computes on the CPU alone: for the GPU of {self.device.title} build llama-cpp-python "
+            "there once it is installed, with CMAKE_ARGS=-DGGML_CUDA=on and pip --python venv install 'llama-cpp-python<0.4'"
+        )
+
+    @property
     def bundle_bytes(self) -> int:
         """Size of the bundle, the part of a kit that is known before wheels are looked up."""
         return sum(f.nbytes for f in self.manifest.files)
