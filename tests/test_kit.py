@@ -104,8 +104,10 @@ def test_who_gets_what(onnx_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> No
         said = plan(target, name).warning
         assert (said is not None) == warned
         assert said is None or f"on the CPU alone: for the GPU of {read_device(name).title} build llama-cpp-python" in said
-    with pytest.raises(UsageError, match="has no NVIDIA GPU for TensorRT"):
-        plan("trt", "workstation-ddr5-5600")
+    assert plan("onnx", "h100-sxm-80gb").extras == ("onnx-gpu", "gpu-telemetry")
+    for name in ("workstation-ddr5-5600", "h100-sxm-80gb"):
+        with pytest.raises(UsageError, match=f"{read_device(name).title} runs no TensorRT plan"):
+            plan("trt", name)
     with pytest.raises(UsageError, match="which skinedge does not run on a device"):
         plan("safetensors", "workstation-ddr5-5600")
 

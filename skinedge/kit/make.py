@@ -112,8 +112,8 @@ def plan_kit(
             hint="Export one that runs: skinedge export --target onnx, gguf or trt.",
         )
     jetson, trt = is_jetson(device), manifest.target == "trt"
-    if trt and not has_nvidia_gpu(device):
-        raise UsageError(f"{device.name} has no NVIDIA GPU for TensorRT.", hint="Export --target onnx or --target gguf for it.")
+    if trt and "trt" not in device.targets:
+        raise UsageError(f"{device.title} runs no TensorRT plan.", hint="Export --target onnx or --target gguf for it.")
     return KitPlan(
         bundle=bundle,
         manifest=manifest,
@@ -131,8 +131,7 @@ def _extras(target: str, device: Device) -> tuple[str, ...]:
     """What skinedge needs there; of a Jetson's TensorRT only what its system does not bring."""
     if is_jetson(device):
         return ("trt-device", "onnx") if target == "trt" else (target,)
-    # There is one of ONNX Runtime with CUDA on the index for x86-64 only.
-    cuda = target == "onnx" and device.name.startswith("rtx-")
+    cuda = target == "onnx" and device.kind == "gpu"
     return ("onnx-gpu" if cuda else target, *(("gpu-telemetry",) if has_nvidia_gpu(device) else ()))
 
 
