@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from command_line import typed
+from command_line import ROOT, environment, typed
 from PIL import Image
 
 from skinedge.artifacts import AdapterCheckpoint
@@ -523,6 +524,14 @@ def test_what_libraries_print_is_no_event(onnx: Path) -> None:
     told = runs.run_worker(runs.Job(str(onnx), threads=1), command=(sys.executable, "-c", LOUD))
     assert told.load_s is not None
     assert told.peak_resident is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system counts otherwise")
+def test_peak_memory_is_not_that_of_whoever_started_the_process() -> None:
+    child = "from skinedge.measure.worker import peak_resident; print(peak_resident())"
+    parent = f"import subprocess, sys; held = bytearray(300 << 20); subprocess.run([sys.executable, '-c', {child!r}])"
+    done = subprocess.run([sys.executable, "-c", parent], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    assert 5 << 20 < int(done.stdout) < 200 << 20
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------------

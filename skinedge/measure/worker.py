@@ -97,6 +97,11 @@ def _evict(folder: Path) -> bool:
 
 def peak_resident() -> int | None:
     """Most bytes that this process has had in memory, pages of mapped files included; ``None`` where the system does not say."""
+    from skinedge.measure.telemetry_host import PROC, process_bytes
+
+    # Linux, whose ru_maxrss begins with that of the process that started this one
+    if (most := process_bytes(PROC / "self").get("VmHWM")) is not None:
+        return most
     if sys.platform == "win32":
         import psutil
 
