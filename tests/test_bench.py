@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +28,7 @@ from skinedge.measure.pagecache import evict
 from skinedge.measure.result import Result, read_result
 from skinedge.measure.show import show_result
 from skinedge.measure.suites import Suite
-from skinedge.measure.telemetry import Reading
+from skinedge.measure.telemetry import Reading, Sampler
 from skinedge.runtime.pipeline import open_pipeline
 from skinedge.targets._contract import ExportOptions
 
@@ -414,6 +416,43 @@ def test_a_disturbed_comparison_judges_nothing(
     found = compare.compare(subject, subject, Suite("s", "s", ()), (Question("canned", (), None, 10, "fixed"),), 5)
     assert (found.status, found.judgements) == ("invalid", ())
     assert found.reason == "the machine throttled itself: GPU power brake"
+
+
+# The same, with a tenth of a second for every run.
+BREATHING = CANNED.replace("import json, sys", "import json, sys, time").replace(
+    "print(json.dumps(", "time.sleep(0.1); print(json.dumps("
+)
+
+
+def processes(onnx: Path, case: str, monkeypatch: pytest.MonkeyPatch, arms: str, clocks: Iterator[int]) -> list[runs.Told]:
+    """Processes of subjects ``arms``, whose busy clock is the next of ``clocks``."""
+    host, seen = SimpleNamespace(pid=None), dict[int | None, int]()
+
+    class Clock:
+        name = "clock"
+
+        def read(self) -> Reading:
+            if host.pid not in seen:
+                seen[host.pid] = next(clocks) if host.pid else 300
+            return Reading(clocks_mhz={"gpu": float(seen[host.pid])})
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(compare, "Sampler", partial(Sampler, interval=0.01))
+    subject = {a: bench.Subject(onnx, worker=(sys.executable, "-S", "-c", BREATHING, "1", case, a)) for a in set(arms)}
+    watched = bench.Watched(host, [Clock()])
+    asked = (Question("canned", (), None, 10, "fixed"),)
+    return compare.run_all([subject[a] for a in arms], asked, Rules(1, 2, 0.0), watched, lambda _: None)[0]
+
+
+def test_a_clock_that_drops_over_the_processes_of_a_comparison(
+    onnx: Path, measured_case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = processes(onnx, measured_case, monkeypatch, "aaaa", iter((2000, 1960, 1800, 1700)))
+    assert [t.problem for t in told[:2]] == [None, None], "by 2 %"
+    assert "the gpu clock dropped from 2000 to " in str(told[-1].problem)
+    steady = processes(onnx, measured_case, monkeypatch, "abba", iter((2000, 1500, 1500, 2000)))
+    assert [t.problem for t in steady] == [None] * 4, "B loads the machine otherwise"
 
 
 @pytest.fixture(scope="module")

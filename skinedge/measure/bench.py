@@ -60,7 +60,7 @@ class Subject:
 
     bundle: Path
     opening: Opening = field(default_factory=Opening)
-    worker: Sequence[str] = WORKER
+    worker: tuple[str, ...] = WORKER
 
 
 def bench(

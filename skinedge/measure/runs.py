@@ -90,7 +90,7 @@ def run_worker(
         for event in _events(process, words):
             told_of(told, event, job, show)
             if sampler is not None:
-                _follow(event, sampler)
+                _follow(event, told, Rules(**job.rules), sampler)
                 told.problem = sampler.problem()
                 if told.problem:
                     break
@@ -155,11 +155,11 @@ def case_result(found: Collected, problem: str | None, readings: Sequence[Readin
     )  # fmt: skip
 
 
-def _follow(event: dict[str, Any], sampler: Sampler) -> None:
-    """Clocks are judged during counted runs: between cases the machine may rest."""
-    if event["event"] == "case":
+def _follow(event: dict[str, Any], told: Told, rules: Rules, sampler: Sampler) -> None:
+    """Clocks are judged from the last warm-up on: between cases and at the end the machine may rest."""
+    if event["event"] != "run":
         sampler.unsettle()
-    elif event["event"] == "run" and not sampler.settled and event["counts"]:
+    elif told.cases[event["number"]].warmups >= rules.warmups:
         sampler.settle()
 
 
