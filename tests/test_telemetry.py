@@ -363,7 +363,9 @@ def test_prefill_and_decode_apart_gross_and_above_rest() -> None:
     assert prefill is not None
     assert (prefill.gross_j, prefill.net_j) == (pytest.approx(270), pytest.approx(270 - 20 * 2.7))
     assert (prefill.tokens, prefill.source) == (300, "nvml")
-    assert phase_energy(power, "nvml", [(0.0, 0.2)], 300, 20.0) is None, "too short to say anything"
+    short = [(i / 10, i / 10 + 0.1) for i in range(50)]
+    assert phase_energy(power, "nvml", short, 300, 20.0) is None, "fifty that are too short to say anything"
+    assert phase_energy(power, "nvml", [(0.0, 2.0), (2.0, 2.4)], 300, 20.0) is None, "one of them is"
     assert phase_energy(power, "nvml", [(0.0, 2.0), (5.0, 9.0)], 300, 20.0) is None, "not watched to the end"
     assert phase_energy(power, "rapl", [(0.0, 2.0)], 300, 20.0) is None
 
