@@ -148,12 +148,13 @@ def test_tegrastats_is_followed_and_ended() -> None:
 class FakeNvml(SimpleNamespace):
     """As much of NVML as is asked; what a GPU does not have raises, as NVML does."""
 
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU, NVML_FI_DEV_POWER_INSTANT = 1, 2, 0, 186
 
     def __init__(self, reasons: int = 0, power: int | None = 41500) -> None:
         super().__init__()
         self.reasons, self.power, self.open, self.asked = reasons, power, True, ""
         self.memory: int | None = 3 << 30
+        self.instant: int | None = None
 
     def nvmlInit(self) -> None: ...
 
@@ -172,6 +173,11 @@ class FakeNvml(SimpleNamespace):
         if self.power is None:
             raise RuntimeError("Not Supported")
         return self.power
+
+    def nvmlDeviceGetFieldValues(self, gpu: str, fields: list[int]) -> list[SimpleNamespace]:
+        assert fields == [self.NVML_FI_DEV_POWER_INSTANT]
+        missing = self.instant is None
+        return [SimpleNamespace(nvmlReturn=3 if missing else 0, value=SimpleNamespace(uiVal=0 if missing else self.instant))]
 
     def nvmlDeviceGetMemoryInfo(self, gpu: str) -> SimpleNamespace:
         if self.memory is None:
@@ -212,7 +218,9 @@ def test_a_gpu_tells_what_it_has(nvml: FakeNvml) -> None:
     assert found.clocks_mhz == {"gpu": 1980.0, "gpu memory": 2619.0}
     assert found.device_bytes == 3 << 30
     assert source.about() == {"gpu": "NVIDIA Fake", "driver": "580.1"}
-    nvml.power = None
+    nvml.instant = 97000
+    assert source.read().watts == {"nvml": 97.0}, "now, not the mean of a second"
+    nvml.instant = nvml.power = None
     assert source.read().watts == {}
     nvml.memory = None
     assert source.read().device_bytes == 5 << 30, "of its processes"

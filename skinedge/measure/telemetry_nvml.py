@@ -41,7 +41,9 @@ class NvmlSource:
     def read(self) -> Reading:
         """See ``Source.read``."""
         n, gpu = self._nvml, self._gpu
-        power = _asked(lambda: n.nvmlDeviceGetPowerUsage(gpu))
+        power = _asked(self._instant_power)
+        if power is None:
+            power = _asked(lambda: n.nvmlDeviceGetPowerUsage(gpu))
         memory = _asked(lambda: n.nvmlDeviceGetMemoryInfo(gpu).used)
         if memory is None:  # a GPU in the system's memory (DGX Spark) has that of each process only
             memory = _asked(lambda: sum(p.usedGpuMemory for p in n.nvmlDeviceGetComputeRunningProcesses(gpu)))
@@ -57,6 +59,11 @@ class NvmlSource:
             sees_gpu=reasons is not None,
             device_bytes=None if memory is None else int(memory),
         )
+
+    def _instant_power(self) -> int | None:
+        """Milliwatts now: from Ampere on ``nvmlDeviceGetPowerUsage`` is the mean of a second, which blurs the phases."""
+        (field,) = self._nvml.nvmlDeviceGetFieldValues(self._gpu, [self._nvml.NVML_FI_DEV_POWER_INSTANT])
+        return int(field.value.uiVal) if field.nvmlReturn == 0 else None
 
     def about(self) -> dict[str, str]:
         """The GPU's name and the driver's version."""
