@@ -60,7 +60,7 @@ class Played:
     """A session that gives recorded logits and computes nothing."""
 
     def __init__(self, inner: Session, logits: Sequence[Float32]) -> None:
-        self.vocab_size, self.context_length = inner.vocab_size, inner.context_length
+        self.vocab_size, self.context_length, self.on_gpu = inner.vocab_size, inner.context_length, inner.on_gpu
         self.encode_image, self.close = inner.encode_image, inner.close
         self._logits, self._next = logits, 0
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,15 +80,45 @@ def row(arm: Arm, result: Result, bundle: Path) -> dict[str, object]:
     return {
         "target": arm.target,
         "machine": result.machine.model_dump(mode="json"),
+        "flags": result.flags,
         "of_ceiling": shares,
         **result_json(result, None),
     }
 
 
+@contextmanager
+def working_folder(parent: Path | None, keep: bool) -> Iterator[Path]:
+    """A folder of our own in ``parent`` (left out: where temporary files go) that is removed; with ``keep`` ``parent`` itself."""
+    if parent:
+        parent.mkdir(parents=True, exist_ok=True)
+    if keep:
+        yield parent or Path(tempfile.mkdtemp(prefix="skinedge-"))
+        return
+    with tempfile.TemporaryDirectory(prefix="skinedge-", dir=parent) as folder:
+        yield Path(folder)
+
+
+def checkpoint(work: Path, layers: int) -> AdapterCheckpoint:
+    """That of an earlier run in ``work``, or a new one."""
+    from benchmarks.export_7b import make_checkpoint
+
+    model, adapters = work / "model", [work / "lora", work / "branch"]
+    if not adapters[-1].is_dir():
+        model, adapters = make_checkpoint(work, layers)
+    return AdapterCheckpoint.find(model, adapters)
+
+
+def exit_code(rows: Sequence[dict[str, object]]) -> int:
+    """What cannot run on this GPU is no failure; a measurement that was disturbed is."""
+    return 0 if all(r["status"] in ("measured", "skipped") for r in rows) else 1
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="where the checkpoint and the bundles go")
-    parser.add_argument("--keep", action="store_true", help="leave them there, and use those that are")
+    parser.add_argument("--work", type=Path, help="where the folder with the checkpoint and the bundles is made")
+    parser.add_argument(
+        "--keep", action="store_true", help="put them into --work itself, leave them there, and use those that are"
+    )
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--suite", default="standard")
     parser.add_argument("--json", type=Path, default=RESULT)
@@ -97,20 +127,11 @@ def main() -> None:
     if problem:
         print(f"skipped: no GPU ({problem})")
         return
-    from benchmarks.export_7b import make_checkpoint
-
-    work = args.work or Path(tempfile.mkdtemp(prefix="skinedge-"))
-    try:
-        model, adapters = work / "model", [work / "lora", work / "branch"]
-        if not adapters[-1].is_dir():
-            model, adapters = make_checkpoint(work, args.layers)
-        rows = measure(AdapterCheckpoint.find(model, adapters), GPU_ARMS, read_suite(args.suite), work)
-    finally:
-        if not args.keep:
-            shutil.rmtree(work, ignore_errors=True)
+    with working_folder(args.work, args.keep) as work:
+        rows = measure(checkpoint(work, args.layers), GPU_ARMS, read_suite(args.suite), work)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps({"layers": args.layers, "arms": rows}, indent=1) + "\n", encoding="utf-8")
-    sys.exit(0 if all(r["status"] == "measured" for r in rows) else 1)
+    sys.exit(exit_code(rows))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ Usage: python benchmarks/gpu_check.py [--bundle DIR --model DIR --adapter DIR ..
 Without arguments it exports the embedded model for ``trt`` (f16).  Each of three generated pictures goes
 through the plans, through the ONNX side of the same bundle on the CPU, and through PyTorch in float32:
 features, bias, prefill logits, teacher-forced steps and the greedy text.  Where there is no NVIDIA GPU it
-prints ``skipped: no GPU`` and exits 0; a stage out of tolerance exits 1.  Then the 7B's shape in int4 is measured in ONNX
+prints ``skipped: no GPU`` and exits 0; a stage out of tolerance exits 1.  On a GPU for which TensorRT-RTX has no plans (an
+H100) they are ``skipped`` with the reason, and the rest goes on.  Then the 7B's shape in int4 is measured in ONNX
 Runtime with CUDA and in TensorRT-RTX against the ceiling (``benchmarks.gpu_bench``, about 45 GB of disk), and a 7B-shaped
 distillation (``benchmarks.gpu_distill``, about 40 GB of GPU memory).
 """
@@ -28,7 +29,8 @@ import numpy as np
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export, verify
 from skinedge.embedded import embedded_checkpoint
-from skinedge.parity.compare import compare
+from skinedge.errors import MissingDependencyError, TargetError
+from skinedge.parity.compare import Comparison, compare
 from skinedge.parity.metrics import logit_distance
 from skinedge.parity.pictures import write_pictures
 from skinedge.runtime._tensorrt import gpu_problem
@@ -106,6 +108,42 @@ def side_by_side(bundle: Path, pictures: list[Path], steps: int) -> dict[str, ob
     return {"pictures": rows, "first_ms": {w: ms[0] for w, ms in timed.ms.items()}, "median_ms": median}
 
 
+def plans_problem(bundle: Path) -> str | None:
+    """Why a bundle's plans cannot be opened on this GPU, if they cannot."""
+    try:
+        with open_pipeline(bundle):
+            return None
+    except (MissingDependencyError, TargetError) as e:
+        return str(e)
+
+
+def check(bundle: Path, source: AdapterCheckpoint, steps: int, pictures: Path) -> tuple[dict[str, object], list[Comparison]]:
+    """The document, and the comparisons with PyTorch: of the plans, if they can be opened here, and of the ONNX side."""
+    manifest = verify(bundle)
+    written = write_pictures(pictures)
+    problem = plans_problem(bundle)
+    sides = {"onnx": "onnx"} if problem else {"plans": None, "onnx": "onnx"}
+    against_pytorch = {name: compare(bundle, source, pictures, steps=steps, side=side) for name, side in sides.items()}
+    for name, comparison in against_pytorch.items():
+        print(f"{name} against PyTorch")
+        for stage in comparison.stages:
+            print("  ", stage.line())
+    against_onnx = None if problem else side_by_side(bundle, written, steps)
+    print(f"plans: skipped: {problem}" if problem else f"plans against the ONNX side {json.dumps(against_onnx, indent=1)}")
+    result = {
+        "status": "measured",
+        "machine": platform.machine(),
+        **gpu(),
+        "library": f"{manifest.details['library']} {manifest.details['version']}",
+        "bundle": manifest.digest,
+        "scheme": manifest.scheme.asked,
+        "plans": {"status": "skipped", "reason": problem} if problem else {"status": "measured"},
+        "against_pytorch": {name: c.to_json() for name, c in against_pytorch.items()},
+        "against_onnx": against_onnx,
+    }
+    return result, list(against_pytorch.values())
+
+
 def part(module: str) -> bool:
     """Run another benchmark in a process of its own, which finds all of the GPU's memory; whether it went well."""
     done = subprocess.run([sys.executable, "-m", f"benchmarks.{module}"], cwd=Path(__file__).parents[1], check=False)
@@ -131,39 +169,21 @@ def main() -> None:
         return
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="skinedge-")))
-        if args.bundle:
-            bundle, source = args.bundle, AdapterCheckpoint.find(args.model, args.adapter)
+        source = AdapterCheckpoint.find(args.model, args.adapter) if args.bundle else embedded_checkpoint()
+        try:
+            bundle = args.bundle or export(source, "trt", ExportOptions(args.scheme), scratch / "bundle").path
+        except TargetError as e:  # TensorRT may refuse to build where there is a GPU that it does not know
+            result, comparisons = {"status": "skipped", "reason": str(e), **gpu()}, []
+            print(f"skipped: {e}")
         else:
-            source = embedded_checkpoint()
-            bundle = export(source, "trt", ExportOptions(args.scheme), scratch / "bundle").path
-        manifest = verify(bundle)
-        pictures = write_pictures(scratch / "pictures")
-        against_pytorch = {
-            name: compare(bundle, source, scratch / "pictures", steps=args.steps, side=side)
-            for name, side in (("plans", None), ("onnx", "onnx"))
-        }
-        result = {
-            "status": "measured",
-            "machine": platform.machine(),
-            **gpu(),
-            "library": f"{manifest.details['library']} {manifest.details['version']}",
-            "bundle": manifest.digest,
-            "scheme": manifest.scheme.asked,
-            "against_pytorch": {name: c.to_json() for name, c in against_pytorch.items()},
-            "against_onnx": side_by_side(bundle, pictures, args.steps),
-        }
+            result, comparisons = check(bundle, source, args.steps, scratch / "pictures")
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for name, comparison in against_pytorch.items():
-        print(f"{name} against PyTorch")
-        for stage in comparison.stages:
-            print("  ", stage.line())
-    print("plans against the ONNX side", json.dumps(result["against_onnx"], indent=1))
     wanted = {"gpu_bench": not args.no_bench, "gpu_distill": not args.no_distillation}
     failed = [module for module, run in wanted.items() if run and not part(module)]
     for module in failed:
         print(f"FAILED: python -m benchmarks.{module}")
-    if failed or not all(c.passed for c in against_pytorch.values()):
+    if failed or not all(c.passed for c in comparisons):
         sys.exit(1)
 
 

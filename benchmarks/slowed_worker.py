@@ -20,7 +20,7 @@ class Slowed:
 
     def __init__(self, inner: Session, share: float) -> None:
         self._inner, self._share = inner, share
-        self.vocab_size, self.context_length = inner.vocab_size, inner.context_length
+        self.vocab_size, self.context_length, self.on_gpu = inner.vocab_size, inner.context_length, inner.on_gpu
         self.encode_image, self.prefill, self.close = inner.encode_image, inner.prefill, inner.close
 
     def step(self, token: int) -> Float32:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from command_line import typed
+from command_line import ROOT, environment, typed
 from PIL import Image
 
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export
+from skinedge.devices import read_device
 from skinedge.embedded import embedded_checkpoint
 from skinedge.errors import BundleError, TargetError, UsageError
 from skinedge.manifest import read_manifest
@@ -23,7 +28,7 @@ from skinedge.measure.pagecache import evict
 from skinedge.measure.result import Result, read_result
 from skinedge.measure.show import show_result
 from skinedge.measure.suites import Suite
-from skinedge.measure.telemetry import Reading
+from skinedge.measure.telemetry import Reading, Sampler
 from skinedge.runtime.pipeline import open_pipeline
 from skinedge.targets._contract import ExportOptions
 
@@ -268,6 +273,77 @@ def test_decoding_above_the_ceiling_is_a_fault_of_the_measurement(
     assert "times as fast as this machine can read the weights: a fault of the measurement" in done.json["reason"]
 
 
+# --- on a GPU -----------------------------------------------------------------------------------------------------------
+
+
+def on_a_gpu(onnx: Path, case: str, monkeypatch: pytest.MonkeyPatch, reading: Reading, device: str | None) -> Result:
+    """A run that says it computed on a GPU, on a machine whose sources say ``reading`` and whose GPU cannot be probed."""
+
+    class Source:
+        name = "source"
+
+        def read(self) -> Reading:
+            return reading
+
+        def close(self) -> None: ...
+
+    def no_probe(*_: object) -> float:
+        raise TargetError("CUDA refuses")
+
+    monkeypatch.setattr(bench, "open_sources", lambda: (SimpleNamespace(pid=None), [Source()]))
+    monkeypatch.setattr(bench, "probe", lambda threads: pytest.fail("the processor's memory is not the GPU's"))
+    monkeypatch.setattr(bench, "probe_gpu", no_probe)
+    monkeypatch.setattr(ceiling, "SAYS_NOTHING_BELOW", 0)
+    script = CANNED.replace("on_gpu=False", "on_gpu=True")
+    subject = bench.Subject(onnx, worker=(sys.executable, "-S", "-c", script, "1", case))
+    asked = (Question("canned", (), None, 10, "fixed"),)
+    return bench.bench(subject, Suite("s", "s", ()), asked, Rules(3, 3, 0.0), device=device)
+
+
+def test_where_it_computed_is_what_the_session_says(
+    onnx: Path, measured_case: str, short_protocol: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No driver says how much of the GPU's memory is in use (Jetson, DGX Spark), and still it ran there."""
+    found = on_a_gpu(onnx, measured_case, monkeypatch, Reading(), None)
+    assert (found.status, found.flags["ran_on"], found.bandwidth_gb_s) == ("measured", "gpu", None)
+    assert found.flags["throttling"].startswith("of the GPU could not be watched")
+    show_result(found, read_manifest(onnx))
+
+
+def test_a_gpu_whose_throttling_is_watched(
+    onnx: Path, measured_case: str, short_protocol: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = on_a_gpu(onnx, measured_case, monkeypatch, Reading(sees_gpu=True), None)
+    assert "throttling" not in found.flags
+    show_result(found.model_copy(update={"flags": {"throttling": bench.UNWATCHED}}), read_manifest(onnx))
+    assert "throttling of the GPU could not be watched: nvidia-ml-py is missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("device", "status"), [("rtx-4090", "measured"), ("slow", "invalid")])
+def test_a_run_is_held_against_the_data_sheet_of_the_device(
+    onnx: Path, measured_case: str, short_protocol: None, monkeypatch: pytest.MonkeyPatch, device: str, status: str
+) -> None:
+    """Ten milliseconds a token of some megabytes: less than an RTX 4090 reads, and more than one at 1 MB/s."""
+    slow = replace(read_device("rtx-4090"), bandwidth_gb_s=1e-3)
+    monkeypatch.setattr(ceiling, "known_devices", lambda: ("rtx-4090", "slow"))
+    monkeypatch.setattr(ceiling, "read_device", lambda name: slow if name == "slow" else read_device(name))
+    assert on_a_gpu(onnx, measured_case, monkeypatch, Reading(), device).status == status
+
+
+def test_the_ceilings_memory_is_the_one_that_held_the_weights() -> None:
+    def memory(device: str | None, probe: float | None, ran_on: str) -> object:
+        machine = SimpleNamespace(device=device)
+        return ceiling.memory_gb_s(SimpleNamespace(machine=machine, bandwidth_gb_s=probe, flags={"ran_on": ran_on}))  # type: ignore[arg-type]
+
+    assert memory("rtx-4090", 30.0, "cpu") == (30.0, "probe on the machine"), "the card's memory was not read"
+    assert memory("rtx-4090", 900.0, "gpu") == (1008.0, "data sheet")
+    assert memory("jetson-agx-orin-64gb", 100.0, "cpu") == (205.0, "data sheet"), "one memory for both"
+    assert memory("workstation-ddr4-3200", 700.0, "gpu") == (700.0, "probe on the machine")
+    assert memory("workstation-ddr4-3200", 60.0, "cpu") == (60.0, "probe on the machine"), "more than the data sheet says"
+    assert memory(None, None, "gpu") is None
+    assert memory("this-machine", None, "cpu") is None
+
+
 # --- bytes of a token -------------------------------------------------------------------------------------------------
 
 
@@ -303,7 +379,7 @@ import json, sys
 job, slower = json.load(sys.stdin), float(sys.argv[1])
 case = json.loads(sys.argv[2])
 def tell(event, **more): print(json.dumps({"event": event, **more}))
-tell("loaded", seconds=1.0, evicted=False)
+tell("loaded", seconds=1.0, evicted=False, on_gpu=False)
 for n, q in enumerate(job["questions"]):
     tell("case", number=n, case=case, misfit=None)
     for i in range(job["rules"]["warmups"] + job["rules"]["runs"]):
@@ -340,6 +416,43 @@ def test_a_disturbed_comparison_judges_nothing(
     found = compare.compare(subject, subject, Suite("s", "s", ()), (Question("canned", (), None, 10, "fixed"),), 5)
     assert (found.status, found.judgements) == ("invalid", ())
     assert found.reason == "the machine throttled itself: GPU power brake"
+
+
+# The same, with a tenth of a second for every run.
+BREATHING = CANNED.replace("import json, sys", "import json, sys, time").replace(
+    "print(json.dumps(", "time.sleep(0.1); print(json.dumps("
+)
+
+
+def processes(onnx: Path, case: str, monkeypatch: pytest.MonkeyPatch, arms: str, clocks: Iterator[int]) -> list[runs.Told]:
+    """Processes of subjects ``arms``, whose busy clock is the next of ``clocks``."""
+    host, seen = SimpleNamespace(pid=None), dict[int | None, int]()
+
+    class Clock:
+        name = "clock"
+
+        def read(self) -> Reading:
+            if host.pid not in seen:
+                seen[host.pid] = next(clocks) if host.pid else 300
+            return Reading(clocks_mhz={"gpu": float(seen[host.pid])})
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(compare, "Sampler", partial(Sampler, interval=0.01))
+    subject = {a: bench.Subject(onnx, worker=(sys.executable, "-S", "-c", BREATHING, "1", case, a)) for a in set(arms)}
+    watched = bench.Watched(host, [Clock()])
+    asked = (Question("canned", (), None, 10, "fixed"),)
+    return compare.run_all([subject[a] for a in arms], asked, Rules(1, 2, 0.0), watched, lambda _: None)[0]
+
+
+def test_a_clock_that_drops_over_the_processes_of_a_comparison(
+    onnx: Path, measured_case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = processes(onnx, measured_case, monkeypatch, "aaaa", iter((2000, 1960, 1800, 1700)))
+    assert [t.problem for t in told[:2]] == [None, None], "by 2 %"
+    assert "the gpu clock dropped from 2000 to " in str(told[-1].problem)
+    steady = processes(onnx, measured_case, monkeypatch, "abba", iter((2000, 1500, 1500, 2000)))
+    assert [t.problem for t in steady] == [None] * 4, "B loads the machine otherwise"
 
 
 @pytest.fixture(scope="module")
@@ -424,11 +537,8 @@ def test_an_error_of_the_worker_is_the_workers_own(onnx: Path) -> None:
 
 
 def test_a_worker_that_dies_is_named_by_its_last_words(onnx: Path) -> None:
-    dying = (
-        sys.executable,
-        "-c",
-        'import sys; sys.stdin.read(); print(\'{"event": "loaded", "seconds": 1, "evicted": false}\'); sys.exit(\'out of luck\')',
-    )
+    loaded = json.dumps({"event": "loaded", "seconds": 1, "evicted": False, "on_gpu": False})
+    dying = (sys.executable, "-c", f"import sys; sys.stdin.read(); print('{loaded}'); sys.exit('out of luck')")
     with pytest.raises(TargetError, match="ended with code 1: out of luck"):
         runs.run_worker(runs.Job(str(onnx)), command=dying)
 
@@ -453,6 +563,14 @@ def test_what_libraries_print_is_no_event(onnx: Path) -> None:
     told = runs.run_worker(runs.Job(str(onnx), threads=1), command=(sys.executable, "-c", LOUD))
     assert told.load_s is not None
     assert told.peak_resident is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system counts otherwise")
+def test_peak_memory_is_not_that_of_whoever_started_the_process() -> None:
+    child = "from skinedge.measure.worker import peak_resident; print(peak_resident())"
+    parent = f"import subprocess, sys; held = bytearray(300 << 20); subprocess.run([sys.executable, '-c', {child!r}])"
+    done = subprocess.run([sys.executable, "-c", parent], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    assert 5 << 20 < int(done.stdout) < 200 << 20
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------------

@@ -277,7 +277,7 @@ def test_a_device_is_whole(name: str) -> None:
     assert device.activations in (None, "f32", "f16", "bf16")
     assert device.target in device.targets
     assert set(device.targets) <= {t for t in known_targets() if load_target(t).RUNS}
-    assert ("trt" in device.targets) == (device.kind != "cpu")
+    assert ("trt" in device.targets) == (device.kind != "cpu" and "no trt" not in device.sources.get("targets", ""))
     if name == HERE:
         assert device.memory_gb is device.system_gb is device.bandwidth_gb_s is None
         return
@@ -300,8 +300,21 @@ def test_a_device_file_says_nothing_that_is_not_read_and_where_each_figure_is_fr
     raw = tomllib.loads(text)
     assert set(raw) <= {"title", "kind", "targets", "export", "sources", *FIGURES}
     assert set(raw["export"]) <= {"target", "scheme", "activations"}
-    assert set(raw["sources"]) == (set(FIGURES) if name == HERE else set(raw) & set(FIGURES))
+    assert set(raw["sources"]) - {"targets"} == (set(FIGURES) if name == HERE else set(raw) & set(FIGURES))
     assert all(len(source) > 10 for source in raw["sources"].values())
+
+
+def test_a_gpu_that_tensorrt_rtx_knows_no_plan_for() -> None:
+    """The library itself is asked; whoever drops trt from a device that it knows, or the other way round, is told here."""
+    from skinedge.runtime._tensorrt import RTX, find_library
+
+    try:
+        known = find_library(RTX).module.ComputeCapability.__members__
+    except MissingDependencyError:
+        pytest.skip("TensorRT-RTX is not installed")
+    cards = {"rtx-3060-12gb": "SM86", "rtx-4090": "SM89", "rtx-5090": "SM120", "dgx-spark": "SM121", "h100-sxm-80gb": "SM90"}
+    for name, sm in cards.items():
+        assert ("trt" in read_device(name).targets) == (sm in known), name
 
 
 def test_the_devices_that_people_ask_about_are_there() -> None:

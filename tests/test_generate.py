@@ -29,7 +29,7 @@ class ScriptedSession:
     vocab_size = VOCABULARY
 
     def __init__(self, script: Sequence[int], context_length: int = 4096) -> None:
-        self.context_length = context_length
+        self.context_length, self.on_gpu = context_length, False
         self._script = list(script)
         self._filled = 0
         self.bias: Float32 | None = None

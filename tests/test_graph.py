@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from skinedge.parity.metrics import logit_distance
 from skinedge.parity.pictures import make_picture
 from skinedge.registry import names
 from skinedge.runtime.image import read_processor_config, to_pixels
-from skinedge.runtime.ort import CACHE_STEP, OrtSession
+from skinedge.runtime.ort import CACHE_STEP, CUDA, OrtSession, _load_cuda, open_graph
 from skinedge.runtime.prompt import Message, PromptBuilder, ask
 from skinedge.runtime.session import combined_bias
 from skinedge.runtime.windows import plan_windows
@@ -29,7 +32,7 @@ from skinedge.targets._contract import ExportOptions
 from skinedge.weights.checkpoint import open_checkpoint
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 ONNX_SCHEMES = ("f32", "f16", "bf16", "int8", "int4")
 
@@ -206,3 +209,38 @@ def test_every_scheme_file_says_whom_it_serves() -> None:
         module = import_module(f"skinedge.quantize.{name}")
         assert set(module.TARGETS) <= {"onnx", "trt", "gguf", "safetensors"}, name
         assert module.__doc__, name
+
+
+@pytest.fixture
+def cuda_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """onnxruntime-gpu where its libraries are missing: it lists CUDA, prints what it misses, and computes on the CPU."""
+    asked = Counter[str]()
+
+    def preload() -> None:
+        asked["preload"] += 1
+        print("Failed to load libcudnn.so.9")
+
+    def opened(path: str, options: object, providers: list[str]) -> SimpleNamespace:
+        asked.update(providers)
+        return SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+
+    fake = {"get_available_providers": lambda: [CUDA, "CPUExecutionProvider"], "preload_dlls": preload}
+    for name, value in {**fake, "InferenceSession": opened}.items():
+        monkeypatch.setattr(onnxruntime, name, value)
+    _load_cuda.cache_clear()
+    yield asked
+    _load_cuda.cache_clear()
+
+
+def test_cuda_that_was_asked_for_is_not_replaced_by_the_cpu(
+    cuda_that_does_not_load: Counter[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.onnx").touch()
+    with pytest.raises(TargetError, match="onnxruntime cannot load CUDA here: a driver, CUDA's libraries or cuDNN") as e:
+        open_graph(tmp_path / "x.onnx", 1, "cuda")
+    assert "pip install 'skinedge[onnx-gpu]'" in e.value.hint
+    assert open_graph(tmp_path / "x.onnx", 1, "auto").get_providers() == ["CPUExecutionProvider"]
+    assert cuda_that_does_not_load == {"preload": 1, CUDA: 2, "CPUExecutionProvider": 2}, "looked for once"
+    open_graph(tmp_path / "x.onnx", 1, "cpu")
+    assert cuda_that_does_not_load[CUDA] == 2
+    assert capsys.readouterr().out == "", "standard output is for answers"

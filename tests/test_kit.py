@@ -97,8 +97,17 @@ def test_who_gets_what(onnx_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert plan("onnx", "rtx-4090").extras == ("onnx-gpu", "gpu-telemetry")
     assert plan("gguf", "jetson-orin-nx-16gb", "3.11").python == "3.11"
     assert plan("gguf", "workstation-ddr5-5600").extras == ("gguf",)
-    with pytest.raises(UsageError, match="has no NVIDIA GPU for TensorRT"):
-        plan("trt", "workstation-ddr5-5600")
+    for name, target, warned in (
+        ("rtx-4090", "gguf", True), ("jetson-agx-thor", "gguf", True), ("rtx-4090", "onnx", False),
+        ("workstation-ddr5-5600", "gguf", False),
+    ):  # fmt: skip
+        said = plan(target, name).warning
+        assert (said is not None) == warned
+        assert said is None or f"on the CPU alone: for the GPU of {read_device(name).title} build llama-cpp-python" in said
+    assert plan("onnx", "h100-sxm-80gb").extras == ("onnx-gpu", "gpu-telemetry")
+    for name in ("workstation-ddr5-5600", "h100-sxm-80gb"):
+        with pytest.raises(UsageError, match=f"{read_device(name).title} runs no TensorRT plan"):
+            plan("trt", name)
     with pytest.raises(UsageError, match="which skinedge does not run on a device"):
         plan("safetensors", "workstation-ddr5-5600")
 
@@ -113,15 +122,19 @@ def test_platforms() -> None:
     assert PLATFORMS["linux-aarch64"].tags[0] == "manylinux_2_35_aarch64"
 
 
-def test_a_dry_run_says_what_would_be_made(onnx_bundle: Path, tmp_path: Path) -> None:
+def test_a_dry_run_says_what_would_be_made(onnx_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("kit", onnx_bundle, "--device", "jetson-agx-orin-64gb", "--out", tmp_path / "k", "--dry-run")
     said = typed(*command, "--json")
     assert said.code == 0, said.err
     assert said.json["settings"]["machine"] == "aarch64"
     assert said.json["bundle_nbytes"] > 1e5
+    assert said.json["warning"] is None
     words = typed(*command).out
     assert "linux-aarch64, Python 3.12" in words
     assert "no network was asked" in words
+    monkeypatch.setattr(make.KitPlan, "warning", "mind the step")
+    assert typed(*command, "--json").json["warning"] == "mind the step"
+    assert "mind the step." in typed(*command).err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,7 +179,7 @@ def test_a_kit_that_failed_leaves_nothing_but_what_it_fetched(
     plan = plan_kit(onnx_bundle, read_device("workstation-ddr4-3200"), PLATFORMS["linux-x86-64"], None, HERE)
     with pytest.raises(KitError):
         make_kit(plan, tmp_path / "kit", None, 1, told=lambda what: None)
-    assert [p.name for p in tmp_path.iterdir()] == [".kit.wheels"]
+    assert [p.name for p in tmp_path.iterdir()] == [f".kit.linux-x86-64-python{HERE}.wheels"]
 
 
 # Golden cases
@@ -397,9 +410,37 @@ def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
     told: list[str] = []
     wanted = Wanted(PLATFORMS["linux-x86-64"], "3.12", tmp_path / "index")
     both = [Wheel(name, "1.0", None, ()) for name in ("alpha", "beta")]
-    download(wanted, both, tmp_path / "have", lambda number, count, name: told.append(f"{number}/{count} {name}"))
+    wheel(tmp_path / "have", "alpha", version="0.9")
+    files = download(wanted, both, tmp_path / "have", lambda number, count, name: told.append(f"{number}/{count} {name}"))
     assert told == ["2/2 beta 1.0"]
-    assert len(list((tmp_path / "have").glob("*.whl"))) == 2
+    assert [f.name for f in files] == ["alpha-1.0-py3-none-any.whl", "beta-1.0-py3-none-any.whl"], "what was resolved, once"
+
+
+def test_a_kit_for_another_machine_takes_nothing_that_was_fetched_for_the_first(
+    onnx_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt fails after its wheels; the second is for another platform, with wheels of the same versions."""
+    index = tmp_path / "index"
+    for tag in ("cp312-cp312-manylinux_2_28_aarch64", "cp312-cp312-manylinux_2_28_x86_64"):
+        wheel(index, "alpha", tag=tag)
+    wheel(index, "pip")
+    monkeypatch.setattr(make, "build_own_wheel", lambda folder: wheel(folder, "skinedge", ("alpha",)))
+    monkeypatch.setattr(make, "_CONSTRAINTS", tmp_path / "none")
+    plans = [
+        plan_kit(onnx_bundle, read_device("jetson-agx-thor"), PLATFORMS[p], "3.12", HERE)
+        for p in ("linux-aarch64", "linux-x86-64")
+    ]
+
+    def fails(*_: object) -> None:
+        raise KitError("the power went off.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(make, "_add_scripts", fails)
+        with pytest.raises(KitError):
+            make_kit(plans[0], tmp_path / "kit", index, 1, told=lambda what: None)
+    assert list(tmp_path.glob(".kit.*/alpha-*aarch64.whl"))
+    made = make_kit(plans[1], tmp_path / "kit", index, 1, told=lambda what: None)
+    assert [p.name for p in (made.path / "wheels").glob("alpha-*")] == ["alpha-1.0-cp312-cp312-manylinux_2_28_x86_64.whl"]
 
 
 def test_no_network_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

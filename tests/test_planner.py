@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -276,7 +277,6 @@ def test_more_bandwidth_more_tokens(found: Forecast) -> None:
         "jetson-agx-orin-64gb",
         "rtx-4090",
         "rtx-5090",
-        "h100-sxm-80gb",
     ]
     assert [speeds[name] for name in order] == sorted(speeds[name] for name in order)
 
@@ -344,6 +344,26 @@ def test_the_7b_in_bf16_is_refused_on_8_gb_with_what_would_fit(device: str) -> N
     assert f"bf16 on {read_device(device).title}: it needs 15." in done.err
     assert "What would fit there: trt int4_b128 (5." in done.err
     assert done.out == ""
+
+
+def test_what_would_fit_on_this_machine_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def look() -> here.Here:
+        looked.append(1)
+        return here.Here(16 * GIB, 12 * GIB, 4, 40e9, 500e9)
+
+    monkeypatch.setattr(here, "look", look)
+    done = typed("plan", "--device", HERE, "--scheme", "f32")
+    assert done.code == 1
+    assert re.search(r"What would fit there: \w+ \w+ \([5-9]\.", done.err), done.err
+    assert looked == [1], "it takes seconds"
+
+
+def test_building_an_engine_on_a_jetson_takes_more_than_running_it() -> None:
+    command = ("plan", "--device", "jetson-orin-nano-8gb-super", "-t", "trt", "-s", "int4")
+    assert "takes more memory than running them: 8.2 GiB were measured" in typed(*command).out
+    assert "engines" not in typed("plan", "--device", "rtx-4090").out
 
 
 def test_a_device_on_which_nothing_fits_names_a_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from command_line import ROOT, environment
 
-from benchmarks import bench_selfcheck, gpu_bench, slowed_worker
+from benchmarks import bench_selfcheck, gpu_bench, gpu_check, slowed_worker
 from skinedge.artifacts import AdapterCheckpoint
 from skinedge.bundle import export
 from skinedge.measure import bench
@@ -19,6 +19,7 @@ from skinedge.measure.harness import Question, Rules
 from skinedge.measure.statistics import judge
 from skinedge.measure.suites import read_suite
 from skinedge.model.tiny import Size, make_model
+from skinedge.runtime._tensorrt import gpu_problem
 from skinedge.targets._contract import ExportOptions
 
 SMALL = Size(vocab=512, hidden=128, intermediate=256, layers=1, heads=2, kv_heads=1, vision_depth=2, vision_full=(1,))
@@ -44,7 +45,7 @@ def test_a_planted_slowdown_is_in_the_time_and_not_in_a_number(monkeypatch: pyte
         return now
 
     class Steady:
-        vocab_size = context_length = 1
+        vocab_size = context_length = on_gpu = 1
         encode_image = prefill = close = None
 
         def step(self, token: int) -> int:
@@ -107,15 +108,44 @@ def test_the_7bs_part_measures_what_runs_and_says_why_the_rest_does_not(
     ]
     first, second = gpu_bench.measure(source, arms, read_suite(str(suite_file)), tmp_path / "work", Rules(1, 2, 0.0))
     assert (first["target"], first["of_ceiling"]) == ("onnx", {"one": None})
+    assert first["flags"]["ran_on"] == "cpu"
     assert "the protocol asks for" in str(first["reason"])
     assert (second["status"], second["target"]) == ("skipped", "gguf")
     assert "has no side 'onnx'" in str(second["reason"])
+    assert gpu_bench.exit_code([second]) == 0, "what cannot run here is no failure"
+    assert gpu_bench.exit_code([first, second]) == 1, "a measurement that does not count is"
+
+
+def test_nothing_is_removed_but_what_was_made(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with gpu_bench.working_folder(tmp_path, keep=False) as work:
+        (work / "onnx-int4").mkdir()
+        assert work.parent == tmp_path
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    with gpu_bench.working_folder(tmp_path / "kept", keep=True) as work:
+        (work / "model").mkdir()
+    assert (tmp_path / "kept" / "model").is_dir()
+
+
+@pytest.mark.slow
+def test_plans_that_cannot_run_here_are_skipped_and_the_rest_goes_on(
+    source: AdapterCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("tensorrt_rtx_bindings")
+    if gpu_problem() is None:
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(gpu_check, "gpu", lambda: {"gpu": "none"})
+    bundle = export(source, "trt", ExportOptions("f16", context=2048, workers=1), tmp_path / "trt").path
+    found, comparisons = gpu_check.check(bundle, source, 2, tmp_path / "pictures")
+    assert found["plans"] == {"status": "skipped", "reason": gpu_check.plans_problem(bundle)}
+    assert "cannot" in str(gpu_check.plans_problem(bundle))
+    assert list(found["against_pytorch"]) == ["onnx"]  # type: ignore[call-overload]
+    assert [c.passed for c in comparisons] == [True]
 
 
 @pytest.mark.parametrize("module", ["gpu_bench", "gpu_check"])
 def test_without_a_gpu_nothing_is_measured(module: str) -> None:
-    from skinedge.runtime._tensorrt import gpu_problem
-
     if gpu_problem() is None:
         pytest.skip("there is a GPU")
     pytest.importorskip("torch")

@@ -14,7 +14,7 @@ from skinedge.measure.energy import joules, phase_energy
 from skinedge.measure.machine import describe, power_source_of
 from skinedge.measure.telemetry import Reading, Sampler, disturbance, merged
 from skinedge.measure.telemetry_host import HostSource, RaplSource
-from skinedge.measure.telemetry_jetson import InaSource, TegrastatsSource, is_jetson
+from skinedge.measure.telemetry_jetson import InaSource, TegrastatsSource, is_jetson, jetson_sources
 from skinedge.measure.telemetry_nvml import NvmlSource, nvml_source
 
 
@@ -106,9 +106,18 @@ def test_a_jetson_that_holds_itself_back(tmp_path: Path) -> None:
     assert source.read().throttle == ("over-current oc3", "gpu-throttle-alert")
 
 
+def test_a_jetson_whose_rails_cannot_be_read_is_watched_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    assert jetson_sources(tmp_path) == []
+    alert = "class/thermal/cooling_device0/"
+    write(tmp_path, {"firmware/devicetree/base/compatible": "nvidia,p3737-0000+p3701-0005nvidia,tegra234"})
+    write(tmp_path, {alert + "type": "cpu-throttle-alert", alert + "cur_state": 1})
+    (source,) = jetson_sources(tmp_path)
+    assert (source.read().watts, source.read().throttle) == ({}, ("cpu-throttle-alert",))
+
+
 def test_no_files_no_numbers(tmp_path: Path) -> None:
-    assert not InaSource(tmp_path).present
-    assert InaSource(tmp_path).read() == Reading()
+    assert InaSource(tmp_path).read() == Reading(sees_gpu=True)
     assert not is_jetson(tmp_path)
     write(
         tmp_path,
@@ -129,7 +138,7 @@ def test_tegrastats_is_followed_and_ended() -> None:
             time.sleep(0.05)
         assert found.watts == {"tegrastats": 9.411}
         assert found.clocks_mhz == {"gpu": 611.0, "cpu": 1510.0}
-        assert found.swap_bytes == 5 << 20
+        assert (found.swap_bytes, found.device_bytes) == (5 << 20, 3 << 20)
         assert found.temperatures_c == {"tj": 50.5}
     finally:
         source.close()
@@ -139,11 +148,13 @@ def test_tegrastats_is_followed_and_ended() -> None:
 class FakeNvml(SimpleNamespace):
     """As much of NVML as is asked; what a GPU does not have raises, as NVML does."""
 
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU, NVML_FI_DEV_POWER_INSTANT = 1, 2, 0, 186
 
     def __init__(self, reasons: int = 0, power: int | None = 41500) -> None:
         super().__init__()
         self.reasons, self.power, self.open, self.asked = reasons, power, True, ""
+        self.memory: int | None = 3 << 30
+        self.instant: int | None = None
 
     def nvmlInit(self) -> None: ...
 
@@ -163,8 +174,18 @@ class FakeNvml(SimpleNamespace):
             raise RuntimeError("Not Supported")
         return self.power
 
+    def nvmlDeviceGetFieldValues(self, gpu: str, fields: list[int]) -> list[SimpleNamespace]:
+        assert fields == [self.NVML_FI_DEV_POWER_INSTANT]
+        missing = self.instant is None
+        return [SimpleNamespace(nvmlReturn=3 if missing else 0, value=SimpleNamespace(uiVal=0 if missing else self.instant))]
+
     def nvmlDeviceGetMemoryInfo(self, gpu: str) -> SimpleNamespace:
-        return SimpleNamespace(used=3 << 30)
+        if self.memory is None:
+            raise RuntimeError("Not Supported")
+        return SimpleNamespace(used=self.memory)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, gpu: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(usedGpuMemory=4 << 30), SimpleNamespace(usedGpuMemory=1 << 30)]
 
     def nvmlDeviceGetTemperature(self, gpu: str, sensor: int) -> int:
         return 64
@@ -197,8 +218,12 @@ def test_a_gpu_tells_what_it_has(nvml: FakeNvml) -> None:
     assert found.clocks_mhz == {"gpu": 1980.0, "gpu memory": 2619.0}
     assert found.device_bytes == 3 << 30
     assert source.about() == {"gpu": "NVIDIA Fake", "driver": "580.1"}
-    nvml.power = None
+    nvml.instant = 97000
+    assert source.read().watts == {"nvml": 97.0}, "now, not the mean of a second"
+    nvml.instant = nvml.power = None
     assert source.read().watts == {}
+    nvml.memory = None
+    assert source.read().device_bytes == 5 << 30, "of its processes"
     source.close()
     assert not nvml.open
 
@@ -209,7 +234,15 @@ def test_a_gpu_tells_what_it_has(nvml: FakeNvml) -> None:
 )
 def test_only_what_protects_a_gpu_is_throttling(nvml: FakeNvml, reasons: int, said: tuple[str, ...]) -> None:
     nvml.reasons = reasons
-    assert NvmlSource().read().throttle == said
+    found = NvmlSource().read()
+    assert (found.throttle, found.sees_gpu) == (said, True)
+
+
+def test_a_driver_that_does_not_tell_of_throttling(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(FakeNvml, "nvmlDeviceGetCurrentClocksThrottleReasons")
+    found = NvmlSource().read()
+    assert (found.throttle, found.sees_gpu) == ((), False)
+    assert merged([found, Reading(sees_gpu=True)], 0.0).sees_gpu
 
 
 @pytest.mark.parametrize(("visible", "asked"), [(None, "index 0"), ("2,3", "index 2"), ("GPU-abc", "GPU-abc"), ("", "index 0")])
@@ -250,8 +283,30 @@ def test_swap_that_grows_ends_a_run_and_swap_that_is_there_does_not() -> None:
 def test_a_clock_may_drop_by_five_percent(last: int, said: str | None) -> None:
     clocks = readings(clocks_mhz=[{"gpu": 300.0}] * 10 + [{"gpu": 2000.0}] * 12 + [{"gpu": float(last)}] * 12)
     assert disturbance(clocks) is None, "an idle clock says nothing"
-    assert disturbance(clocks, settled=10) == said
-    assert disturbance(clocks[:29], settled=10) is None, "less than two seconds"
+    assert disturbance(clocks, warm=clocks[10:]) == said
+    assert disturbance(clocks, warm=clocks[10:29]) is None, "less than two seconds"
+
+
+def test_a_clock_that_drops_from_one_case_or_process_to_the_next() -> None:
+    """Neither is long enough to show it, and what the clock does between them does not count."""
+    clock = {"gpu": 0.0}
+    source = SimpleNamespace(read=lambda: Reading(clocks_mhz=dict(clock)))
+    warm: list[Reading] = []
+
+    def run(sampler: Sampler, mhz: float) -> str | None:
+        sampler.settle()
+        clock["gpu"] = mhz
+        for _ in range(10):
+            sampler.read()
+        sampler.unsettle()
+        clock["gpu"] = 300.0
+        sampler.read()
+        return sampler.problem()
+
+    first = Sampler([source])
+    assert [run(first, mhz) for mhz in (2000, 1950, 1890)] == [None, None, "the gpu clock dropped from 2000 to 1890 MHz, by 6 %"]
+    assert [run(Sampler([source], warm=warm), mhz) is None for mhz in (2000, 1950, 1890)] == [True, True, False]
+    assert len(warm) == 30
 
 
 class Failing:
@@ -279,7 +334,6 @@ class Counting:
 def test_a_source_that_fails_is_left_out_and_the_others_are_read() -> None:
     with Sampler([Failing(), Counting()], interval=0.01) as sampler:
         time.sleep(0.1)
-        assert not sampler.settled
     assert len(sampler.readings) >= 3
     assert [r.watts["counting"] for r in sampler.readings] == [float(i + 1) for i in range(len(sampler.readings))]
     assert [r.time for r in sampler.readings] == sorted(r.time for r in sampler.readings)
@@ -317,7 +371,9 @@ def test_prefill_and_decode_apart_gross_and_above_rest() -> None:
     assert prefill is not None
     assert (prefill.gross_j, prefill.net_j) == (pytest.approx(270), pytest.approx(270 - 20 * 2.7))
     assert (prefill.tokens, prefill.source) == (300, "nvml")
-    assert phase_energy(power, "nvml", [(0.0, 0.2)], 300, 20.0) is None, "too short to say anything"
+    short = [(i / 10, i / 10 + 0.1) for i in range(50)]
+    assert phase_energy(power, "nvml", short, 300, 20.0) is None, "fifty that are too short to say anything"
+    assert phase_energy(power, "nvml", [(0.0, 2.0), (2.0, 2.4)], 300, 20.0) is None, "one of them is"
     assert phase_energy(power, "nvml", [(0.0, 2.0), (5.0, 9.0)], 300, 20.0) is None, "not watched to the end"
     assert phase_energy(power, "rapl", [(0.0, 2.0)], 300, 20.0) is None
 

@@ -511,6 +511,7 @@ class TestSession:
         self, graphs: Path, config: ModelConfig, onnx_session: Session, prompts, pixels, images: int, piece: int, every: bool
     ) -> None:
         session = TrtSession(graphs.parent, config, FakeDevice(graphs, profiles(piece, 5)))
+        assert (session.on_gpu, onnx_session.on_gpu) == (True, False)
         for count in (images, 1):  # a second conversation must not see the first
             ours = narrate(session, prompts[count], pixels[:count], every=every)
             theirs = narrate(onnx_session, prompts[count], pixels[:count], every=every)

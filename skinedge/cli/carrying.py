@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skinedge.cli.options import AsJson, BundleDir, DryRun, Threads, among, existing
 from skinedge.console import emit, note, say, size
+
+if TYPE_CHECKING:
+    from skinedge.kit.make import KitPlan
 
 
 def kit(
@@ -51,13 +54,16 @@ def kit(
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     plan = plan_kit(bundle, read_device(device), platform_of(device, platform), python, here, workstation=workstation)
     refuse_taken(out)
+    if plan.warning and not as_json:
+        note(f"{plan.warning}.")
     if dry_run:
-        _describe(plan.settings.model_dump(mode="json"), plan.bundle_bytes, as_json)
+        _describe(plan, as_json)
         return
     made = make_kit(plan, out, wheels, threads, told=(lambda _: None) if as_json else lambda what: note(f"{what} ..."))
     if as_json:
         names = [f"{w.name} {w.version}" for w in made.wheels]
-        emit({"kit": str(out), "digest": made.digest, "nbytes": made.nbytes, "files": made.files, "wheels": names})
+        emit({"kit": str(out), "digest": made.digest, "nbytes": made.nbytes, "files": made.files, "wheels": names,
+              "warning": plan.warning})  # fmt: skip
         return
     say(f"{out}: {size(made.nbytes)}, {made.files} files, {len(made.wheels) + 1} wheels, digest {made.digest[:16]}.")
     scripts = "install.cmd, then run.cmd" if plan.platform.system == "Windows" else "./install.sh, then ./run.sh"
@@ -66,12 +72,13 @@ def kit(
         say(f"For the clinician there: {'workstation.cmd' if plan.platform.system == 'Windows' else './workstation.sh'} install")
 
 
-def _describe(settings: dict[str, object], nbytes: int, as_json: bool) -> None:
+def _describe(plan: KitPlan, as_json: bool) -> None:
+    settings, nbytes = plan.settings, plan.bundle_bytes
     if as_json:
-        emit({"settings": settings, "bundle_nbytes": nbytes})  # type: ignore[dict-item]
+        emit({"settings": settings.model_dump(mode="json"), "bundle_nbytes": nbytes, "warning": plan.warning})
         return
-    say(f"A kit for {settings['device']}: {settings['platform']}, Python {settings['python']}.")
-    say(f"  bundle  {settings['target']}, {size(nbytes)}" + ("; engines are built on the device" if settings["rebuild"] else ""))
-    say(f"  wheels  skinedge and what {', '.join(settings['extras'])} needs; looked up when the kit is made")  # type: ignore[arg-type]
+    say(f"A kit for {settings.device}: {settings.platform}, Python {settings.python}.")
+    say(f"  bundle  {settings.target}, {size(nbytes)}" + ("; engines are built on the device" if settings.rebuild else ""))
+    say(f"  wheels  skinedge and what {', '.join(settings.extras)} needs; looked up when the kit is made")
     say("  golden  2 pictures and a question, asked here and repeated there")
     say("Nothing was written, and no network was asked.")

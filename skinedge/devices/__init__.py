@@ -1,6 +1,7 @@
 """What is known of each device, one TOML file each; the file name is the device's name.
 
-A figure stands beside its source in the same file (``[sources]``); what was assumed, derived or not looked up says so there.
+A figure stands beside its source in the same file (``[sources]``); what was assumed, derived or not looked up says so there,
+and so does why a GPU runs no plan.
 """
 
 from __future__ import annotations

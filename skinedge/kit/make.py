@@ -62,6 +62,16 @@ class KitPlan:
         )
 
     @property
+    def warning(self) -> str | None:
+        """What whoever is about to carry it there should know: the index has llama.cpp without CUDA only."""
+        if self.manifest.target != "gguf" or not has_nvidia_gpu(self.device):
+            return None
+        return (
+            f"the llama.cpp in this kit computes on the CPU alone: for the GPU of {self.device.title} build llama-cpp-python "
+            "there once it is installed, with CMAKE_ARGS=-DGGML_CUDA=on and pip --python venv install 'llama-cpp-python<0.4'"
+        )
+
+    @property
     def bundle_bytes(self) -> int:
         """Size of the bundle, the part of a kit that is known before wheels are looked up."""
         return sum(f.nbytes for f in self.manifest.files)
@@ -102,8 +112,8 @@ def plan_kit(
             hint="Export one that runs: skinedge export --target onnx, gguf or trt.",
         )
     jetson, trt = is_jetson(device), manifest.target == "trt"
-    if trt and not has_nvidia_gpu(device):
-        raise UsageError(f"{device.name} has no NVIDIA GPU for TensorRT.", hint="Export --target onnx or --target gguf for it.")
+    if trt and "trt" not in device.targets:
+        raise UsageError(f"{device.title} runs no TensorRT plan.", hint="Export --target onnx or --target gguf for it.")
     return KitPlan(
         bundle=bundle,
         manifest=manifest,
@@ -121,8 +131,7 @@ def _extras(target: str, device: Device) -> tuple[str, ...]:
     """What skinedge needs there; of a Jetson's TensorRT only what its system does not bring."""
     if is_jetson(device):
         return ("trt-device", "onnx") if target == "trt" else (target,)
-    # There is one of ONNX Runtime with CUDA on the index for x86-64 only.
-    cuda = target == "onnx" and device.name.startswith("rtx-")
+    cuda = target == "onnx" and device.kind == "gpu"
     return ("onnx-gpu" if cuda else target, *(("gpu-telemetry",) if has_nvidia_gpu(device) else ()))
 
 
@@ -144,7 +153,7 @@ def make_kit(plan: KitPlan, out: Path, wheels: Path | None, threads: int | None,
         SkinedgeError: the bundle does not verify or does not run here.
     """
     refuse_taken(out)
-    fetched = out.absolute().parent / f".{out.name}.wheels"
+    fetched = out.absolute().parent / f".{out.name}.{plan.platform.name}-python{plan.python}.wheels"
     with staged(out) as kit:
         told("bundle")
         known = _copy_bundle(plan, kit)
@@ -176,8 +185,7 @@ def _add_wheels(plan: KitPlan, kit: Path, fetched: Path, folder: Path | None, to
     wanted = Wanted(plan.platform, plan.python, folder, _CONSTRAINTS if _CONSTRAINTS.is_file() else None)
     without = ("tensorrt",) if plan.rebuild else ()
     found = resolve(wanted, [*requirements(own, plan.extras, without=without), "pip"])
-    download(wanted, found, fetched, lambda number, count, name: told(f"wheel {number} of {count}: {name}"))
-    for wheel in sorted(fetched.glob("*.whl")):
+    for wheel in download(wanted, found, fetched, lambda number, count, name: told(f"wheel {number} of {count}: {name}")):
         shutil.copyfile(wheel, kit / WHEELS / wheel.name)
     (kit / "requirements.txt").write_text(_requirements(kit / WHEELS), encoding="utf-8", newline="\n")
     return found

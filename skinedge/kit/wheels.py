@@ -216,33 +216,41 @@ def _wheel(item: Mapping[str, Mapping[str, object]]) -> Wheel:
     return Wheel(str(metadata["name"]), str(metadata["version"]), hashes.get("sha256"), tuple(map(str, requires)))
 
 
-def download(wanted: Wanted, wheels: Sequence[Wheel], folder: Path, told: Callable[[int, int, str], None]) -> None:
+def download(
+    wanted: Wanted, wheels: Sequence[Wheel], folder: Path, told: Callable[[int, int, str], None]
+) -> tuple[Path, ...]:  # fmt: skip
     """Fetch ``wheels`` into ``folder``, one by one: what is there already, whole, is not fetched again.
 
     Args:
         wanted: for whom.
         wheels: of ``resolve``.
-        folder: keeps what was fetched if the rest cannot be.
+        folder: keeps what was fetched if the rest cannot be; for one platform and Python only.
         told: is called before each with its number, how many there are, and its name.
+
+    Returns:
+        The file of each wheel; the folder may hold others, of an earlier attempt.
 
     Raises:
         KitError: the network went away; what is there stays, and the same command goes on.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    have = {w.name.lower(): w for w in folder.glob("*.whl")}
     for number, wheel in enumerate(wheels, 1):
-        if any(_is(name, wheel) for name in have):
+        if _file(folder, wheel):
             continue
         told(number, len(wheels), f"{wheel.name} {wheel.version}")
         command = ["download", "--no-deps", "--quiet", "--dest", str(folder), *wanted.options(), f"{wheel.name}=={wheel.version}"]
         pip(command, f"{wheel.name} {wheel.version} cannot be fetched; what is there is kept, and the same command goes on")
 
+    return tuple(file for wheel in wheels if (file := _file(folder, wheel)))
 
-def _is(name: str, wheel: Wheel) -> bool:
+
+def _file(folder: Path, wheel: Wheel) -> Path | None:
+    """Of that name and version."""
     from packaging.utils import canonicalize_name, parse_wheel_filename
+    from packaging.version import Version
 
-    found, version, *_ = parse_wheel_filename(name)
-    return (found, str(version)) == (canonicalize_name(wheel.name), wheel.version)
+    wanted = (canonicalize_name(wheel.name), Version(wheel.version))
+    return next((path for path in sorted(folder.glob("*.whl")) if parse_wheel_filename(path.name)[:2] == wanted), None)
 
 
 def pip(arguments: Sequence[str], failure: str, environment: Mapping[str, str] | None = None) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PROCESSORS = ("auto", "cpu", "cuda")
 IDLE_SECONDS = 5.0
-GPU_USED = 64 << 20  # bytes by which a GPU's memory grows when a model is opened on it
+UNWATCHED = "of the GPU could not be watched: nvidia-ml-py is missing, or the driver does not tell"
 _ABOVE = 1.05  # of the ceiling: the probe itself is not exact
 
 
@@ -60,7 +60,7 @@ class Subject:
 
     bundle: Path
     opening: Opening = field(default_factory=Opening)
-    worker: Sequence[str] = WORKER
+    worker: tuple[str, ...] = WORKER
 
 
 def bench(
@@ -90,9 +90,8 @@ def bench(
             job = subject.opening.job(subject.bundle, questions=as_json(asked), rules=asdict(rules))
             show("opening")
             told = run_worker(job, sampler, watched.watch, show, subject.worker)
-        on_gpu = used_gpu(told)
-        bandwidth = _bandwidth(subject.opening, on_gpu, show)
-        power = watched.power(on_gpu)
+        bandwidth = _bandwidth(subject.opening, told.on_gpu, show)
+        power = watched.power(told.on_gpu)
     result = assemble(subject, manifest, machine, suite, told, sampler.readings, power)
     result = result.model_copy(
         update={"load_cold_s": cold.load_s if cold.evicted else None, "bandwidth_gb_s": bandwidth and round(bandwidth / 1e9, 3)}
@@ -155,13 +154,6 @@ def as_json(asked: Sequence[Question]) -> tuple[dict[str, Any], ...]:
     return tuple({**asdict(q), "photographs": [str(p.resolve()) for p in q.photographs]} for q in asked)
 
 
-def used_gpu(told: Told) -> bool:
-    """Whether the GPU's memory grew by what a model takes."""
-    return (
-        told.device_peak is not None and told.device_at_start is not None and told.device_peak - told.device_at_start > GPU_USED
-    )
-
-
 def assemble(
     subject: Subject, manifest: Manifest, machine: MachineRecord, suite: Suite, told: Told, readings: Sequence[Reading],
     power: Power | None,
@@ -169,7 +161,10 @@ def assemble(
     """What was told, as a document; cases that were never reached are left out, the one that was disturbed is ``invalid``."""
     last = max(told.cases, default=-1)
     cases = (case_result(c, told.problem if n == last else None, readings, power) for n, c in sorted(told.cases.items()))
-    opening, on_gpu = subject.opening, used_gpu(told)
+    opening = subject.opening
+    flags = {"side": opening.side or manifest.target, "processor": opening.processor, "ran_on": "gpu" if told.on_gpu else "cpu"}
+    if told.on_gpu and not any(r.sees_gpu for r in readings):
+        flags["throttling"] = UNWATCHED
     return Result(
         skinedge=__version__,
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -179,11 +174,11 @@ def assemble(
         bundle=bundle_record(manifest),
         suite=suite.name,
         threads=opening.threads,
-        flags={"side": opening.side or manifest.target, "processor": opening.processor, "ran_on": "gpu" if on_gpu else "cpu"},
+        flags=flags,
         load_warm_s=told.load_s,
         peak_resident_bytes=told.peak_resident,
         peak_private_bytes=told.peak_private,
-        peak_device_bytes=told.device_peak - (told.device_at_start or 0) if on_gpu and told.device_peak else None,
+        peak_device_bytes=told.device_peak - (told.device_at_start or 0) if told.on_gpu and told.device_peak else None,
         weight_bytes_per_token=ceiling.weight_bytes(manifest),
         cache_bytes_per_position=ceiling.cache_bytes(manifest),
         throttling=tuple(dict.fromkeys(t for r in readings for t in r.throttle)),
@@ -213,11 +208,11 @@ def _checked(found: CaseResult, result: Result, manifest: Manifest) -> CaseResul
 def ceiling_share(found: CaseResult, result: Result, manifest: Manifest) -> float | None:
     """Median tokens/s over the ceiling at the mean context; ``None`` where nothing is known or a cache holds the weights."""
     speeds = sorted(s.decode_tok_s for s in found.samples if s.decode_tok_s)
-    weights, bandwidth = result.weight_bytes_per_token, result.bandwidth_gb_s
-    if not speeds or not weights or not bandwidth or weights < ceiling.SAYS_NOTHING_BELOW:
+    weights, memory = result.weight_bytes_per_token, ceiling.memory_gb_s(result)
+    if not speeds or not weights or not memory or weights < ceiling.SAYS_NOTHING_BELOW:
         return None
     context = found.case.prompt_tokens + sum(s.output_tokens for s in found.samples) / len(found.samples) / 2
-    most = ceiling.ceiling(bandwidth * 1e9, weights, ceiling.cache_bytes(manifest), context)
+    most = ceiling.ceiling(memory[0] * 1e9, weights, ceiling.cache_bytes(manifest), context)
     return speeds[len(speeds) // 2] / most
 
 

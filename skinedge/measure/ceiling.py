@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from skinedge.devices import known_devices, read_device
 from skinedge.manifest import Manifest
+from skinedge.measure.result import Result
 
 _FLOAT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 # Weights that fit into a cache are not read from memory: the ceiling says nothing about them (largest: 384 MiB).
@@ -45,6 +47,22 @@ def _cache_type(manifest: Manifest) -> str:
     if manifest.target == "trt":
         return "bf16" if scheme == "bf16" else "f16"
     return scheme if scheme in _FLOAT_BYTES else "f32"
+
+
+def memory_gb_s(result: Result) -> tuple[float, str] | None:
+    """GB/s at which the memory that held the weights can be read at most, and who says so.
+
+    The probe of the run, or the data sheet of the device that the machine was said to be, if that is more: a probe may be slow.
+    The data sheet of a graphics card says nothing of a run on the processor beside it.
+    """
+    found = [(result.bandwidth_gb_s, "probe on the machine")] if result.bandwidth_gb_s else []
+    name = result.machine.device
+    if name in known_devices():
+        device = read_device(name)
+        elsewhere = {"gpu": "cpu", "cpu": "gpu"}.get(device.kind, "nowhere")
+        if device.bandwidth_gb_s and result.flags.get("ran_on") != elsewhere:
+            found.append((device.bandwidth_gb_s, "data sheet"))
+    return max(found, default=None)
 
 
 def ceiling(bandwidth: float, weights: int, cache: int, context: float) -> float:

@@ -156,11 +156,15 @@ def compare(
 def run_all(
     subjects: Sequence[Subject], asked: Sequence[Question], rules: Rules, watched: Watched, show: Show
 ) -> tuple[list[Told], list[Reading]]:
-    """Each in a fresh process, in order, to the first that is disturbed; what they told, and telemetry."""
+    """Each in a fresh process, in order, to the first that is disturbed; what they told, and telemetry.
+
+    A clock that drops shows over all processes of a subject; another one may load the machine otherwise.
+    """
     told: list[Told] = []
     readings: list[Reading] = []
+    warm: dict[Subject, list[Reading]] = {subject: [] for subject in subjects}
     for number, subject in enumerate(subjects, 1):
-        with Sampler(watched.sources) as sampler:
+        with Sampler(watched.sources, warm=warm[subject]) as sampler:
             job = subject.opening.job(subject.bundle, questions=as_json(asked), rules=asdict(rules))
             say = _numbered(show, f"process {number} of {len(subjects)}, {subject.bundle.name}")
             told.append(run_worker(job, sampler, watched.watch, say, subject.worker))
@@ -188,7 +192,7 @@ def fastest(told: Sequence[Told], number: int, metric: str) -> list[float]:
 
 def pooled(told: Sequence[Told], problem: str | None) -> Told:
     """All processes of an arm as one: the largest memory, the median start, every sample."""
-    whole = Told(problem=problem)
+    whole = Told(problem=problem, on_gpu=any(t.on_gpu for t in told))
     loads = [t.load_s for t in told if t.load_s is not None]
     whole.load_s = statistics.median(loads) if loads else None
     for name in ("peak_resident", "peak_private", "device_peak"):

@@ -10,7 +10,9 @@ import numpy as np
 from skinedge.measure.result import EnergyRecord
 from skinedge.measure.telemetry import Reading
 
-LEAST_SECONDS = 1.0  # of a phase over all its runs: power is refreshed about every 100 ms
+# Of each window: power is refreshed about every 100 ms, so what is read at either end may belong to the phase before.  Of five
+# refreshes that is a fifth; of one it would be all, and as many such windows as one likes do not make it less.
+LEAST_SECONDS = 0.5
 MOST_GAP = 1.0  # seconds between two samples across which power may be interpolated
 
 Window = tuple[float, float]
@@ -52,14 +54,14 @@ def phase_energy(
         idle_w: watts at rest.
 
     Returns:
-        ``None`` where a window is not covered, or all of them are too short to say anything.
+        ``None`` where a window is not covered, or is too short to say anything.
     """
     samples = [(r.time, r.watts[source]) for r in readings if source in r.watts]
     each = [joules(samples, window) for window in windows]
     known = [j for j in each if j is not None]
-    seconds = sum(end - begin for begin, end in windows)
-    gross = sum(known)
-    if not known or len(known) < len(each) or seconds < LEAST_SECONDS or tokens < 1 or gross < 0:
+    lengths = [end - begin for begin, end in windows]
+    seconds, gross = sum(lengths), sum(known)
+    if not known or len(known) < len(each) or min(lengths) < LEAST_SECONDS or tokens < 1 or gross < 0:
         return None
     return EnergyRecord(gross_j=gross, net_j=gross - idle_w * seconds, tokens=tokens, seconds=seconds, source=source)
 

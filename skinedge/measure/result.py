@@ -157,7 +157,7 @@ class Result(Document):
     load_warm_s: float | None = None
     peak_resident_bytes: int | None = None
     peak_private_bytes: int | None = None
-    peak_device_bytes: int | None = None
+    peak_device_bytes: int | None = None  # more than at the start; where a GPU shares the memory of the system, of all of it
     bandwidth_gb_s: float | None = None  # measured by the probe on this machine
     weight_bytes_per_token: int | None = None
     cache_bytes_per_position: int | None = None  # of keys and values; a decode step reads them for every position held

@@ -55,10 +55,11 @@ class Collected:
 
 @dataclass
 class Told:
-    """What a worker has told: how long opening took, how much memory it had, and of each case."""
+    """What a worker has told: how long opening took, where it computes, how much memory it had, and of each case."""
 
     load_s: float | None = None
     evicted: bool = False
+    on_gpu: bool = False
     peak_resident: int | None = None
     peak_private: int | None = None
     device_at_start: int | None = None
@@ -89,7 +90,7 @@ def run_worker(
         for event in _events(process, words):
             told_of(told, event, job, show)
             if sampler is not None:
-                _follow(event, sampler)
+                _follow(event, told, Rules(**job.rules), sampler)
                 told.problem = sampler.problem()
                 if told.problem:
                     break
@@ -102,7 +103,7 @@ def told_of(told: Told, event: dict[str, Any], job: Job, show: Show) -> None:
     """Enter one event."""
     kind = event["event"]
     if kind == "loaded":
-        told.load_s, told.evicted = float(event["seconds"]), bool(event["evicted"])
+        told.load_s, told.evicted, told.on_gpu = float(event["seconds"]), bool(event["evicted"]), bool(event["on_gpu"])
     elif kind == "done":
         told.peak_resident = event["peak_resident"]
     elif kind == "case":
@@ -154,11 +155,11 @@ def case_result(found: Collected, problem: str | None, readings: Sequence[Readin
     )  # fmt: skip
 
 
-def _follow(event: dict[str, Any], sampler: Sampler) -> None:
-    """Clocks are judged during counted runs: between cases the machine may rest."""
-    if event["event"] == "case":
+def _follow(event: dict[str, Any], told: Told, rules: Rules, sampler: Sampler) -> None:
+    """Clocks are judged from the last warm-up on: between cases and at the end the machine may rest."""
+    if event["event"] != "run":
         sampler.unsettle()
-    elif event["event"] == "run" and not sampler.settled and event["counts"]:
+    elif told.cases[event["number"]].warmups >= rules.warmups:
         sampler.settle()
 
 

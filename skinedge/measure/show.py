@@ -87,6 +87,7 @@ def _summary(result: Result) -> list[str]:
     lines = [f"{result.bundle.target} {result.bundle.scheme}, {size(result.bundle.nbytes)}, on {result.machine.processor}"]
     lines += [f"opened in {' and '.join(starts)}"] if starts else []
     lines += [f"memory at most {', '.join(memory)}"] if memory else []
+    lines += [f"throttling {result.flags['throttling']}"] if "throttling" in result.flags else []
     if result.bandwidth_gb_s and result.weight_bytes_per_token:
         lines.append(
             f"{size(result.weight_bytes_per_token)} of weights a token; memory is read at {result.bandwidth_gb_s:.1f} GB/s"

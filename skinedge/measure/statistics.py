@@ -89,7 +89,8 @@ def judge(pairs: Sequence[tuple[float, float]], same: Sequence[tuple[float, floa
     Args:
         pairs: times of A and of B, run next to each other.
         same: times of A and of A again, likewise: the noise floor.
-        level: chance of calling noise a difference; the intervals hold with probability ``1 - level``.
+        level: chance of calling noise a difference.  Percentile intervals of the median of a few pairs cover less often than
+            the ``1 - level`` they are drawn for; that noise is not called a difference is the work of the floor.
 
     Raises:
         ValueError: no pairs, or a time that is not above 0.

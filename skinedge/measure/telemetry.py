@@ -25,8 +25,8 @@ WINDOW = 10  # readings whose median stands for a clock
 class Reading:
     """What one or all sources say at a time (``perf_counter``).
 
-    ``watts`` is by source; ``throttle`` the reasons why the machine holds itself back now; ``device_bytes`` the memory in use
-    on the GPU; ``resident`` and ``private`` the watched process's.
+    ``watts`` is by source; ``throttle`` the reasons why the machine holds itself back now, and ``sees_gpu`` whether a GPU's
+    would be among them; ``device_bytes`` the memory in use on the GPU; ``resident`` and ``private`` the watched process's.
     """
 
     time: float = 0.0
@@ -34,6 +34,7 @@ class Reading:
     clocks_mhz: Mapping[str, float] = field(default_factory=dict)
     temperatures_c: Mapping[str, float] = field(default_factory=dict)
     throttle: tuple[str, ...] = ()
+    sees_gpu: bool = False
     swap_bytes: int | None = None
     device_bytes: int | None = None
     resident: int | None = None
@@ -67,6 +68,7 @@ def merged(readings: Sequence[Reading], now: float) -> Reading:
         clocks_mhz={k: v for r in backwards for k, v in r.clocks_mhz.items()},
         temperatures_c={k: v for r in backwards for k, v in r.temperatures_c.items()},
         throttle=tuple(dict.fromkeys(t for r in readings for t in r.throttle)),
+        sees_gpu=any(r.sees_gpu for r in readings),
         swap_bytes=first("swap_bytes"),
         device_bytes=first("device_bytes"),
         resident=first("resident"),
@@ -80,12 +82,14 @@ class Sampler:
     Args:
         sources: they are not closed.
         interval: seconds between readings.
+        warm: readings of a warm machine so far, by which its clocks are judged, if there was a process before; it grows.
     """
 
-    def __init__(self, sources: Sequence[Source], interval: float = INTERVAL) -> None:
+    def __init__(self, sources: Sequence[Source], interval: float = INTERVAL, warm: list[Reading] | None = None) -> None:
         self._sources, self._interval = sources, interval
         self.readings: list[Reading] = []
-        self._settled: int | None = None  # the first reading by which clocks are judged
+        self.warm = [] if warm is None else warm
+        self._settled = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
 
@@ -101,40 +105,37 @@ class Sampler:
 
     def read(self) -> None:
         """One reading of all sources; a source that fails is left out of it."""
-        parts = []
+        parts, settled = [], self._settled
         for source in self._sources:
             with suppress(Exception):  # a driver that goes away must not end a measurement: what it would say is missing
                 parts.append(source.read())
         self.readings.append(merged(parts, time.perf_counter()))
-
-    @property
-    def settled(self) -> bool:
-        """Whether clocks are judged."""
-        return self._settled is not None
+        if settled and self._settled:
+            self.warm.append(self.readings[-1])
 
     def settle(self) -> None:
-        """From now on the clocks are those of a machine that is warm: none of them may drop."""
-        self._settled = len(self.readings)
+        """From now on the clocks are those of a machine that is warm and at work: none of them may drop."""
+        self._settled = True
 
     def unsettle(self) -> None:
         """Clocks may do what they like."""
-        self._settled = None
+        self._settled = False
 
     def problem(self) -> str | None:
         """What has disturbed the run so far."""
-        return disturbance(self.readings, self._settled)
+        return disturbance(self.readings, self.warm)
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
             self.read()
 
 
-def disturbance(readings: Sequence[Reading], settled: int | None = None) -> str | None:
+def disturbance(readings: Sequence[Reading], warm: Sequence[Reading] = ()) -> str | None:
     """Why a run with these readings is not valid: throttling, a clock that dropped by more than 5 %, or swapping.
 
     Args:
         readings: in order of time.
-        settled: the first reading by which clocks are judged; ``None``: they are not.
+        warm: those by which clocks are judged: of all counted runs, whatever lay between them.
     """
     throttled = list(dict.fromkeys(reason for r in readings for reason in r.throttle))
     if throttled:
@@ -142,7 +143,7 @@ def disturbance(readings: Sequence[Reading], settled: int | None = None) -> str 
     swap = [r.swap_bytes for r in readings if r.swap_bytes is not None]
     if swap and max(swap) - swap[0] > MOST_SWAP_GROWTH:
         return f"the machine began to swap: {(max(swap) - swap[0]) / 2**20:.0f} MiB more than at the start"
-    return clock_drop(readings[settled:]) if settled is not None else None
+    return clock_drop(warm)
 
 
 def clock_drop(readings: Sequence[Reading]) -> str | None:

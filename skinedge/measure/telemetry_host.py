@@ -62,16 +62,10 @@ class HostSource:
 
     def _memory(self) -> tuple[int | None, int | None]:
         """Resident bytes, and those of them that are no page of a mapped file."""
-        if self.pid is None:
+        found = {} if self.pid is None else process_bytes(self._proc / str(self.pid))
+        if "VmRSS" not in found:
             return None, None
-        try:
-            lines = (self._proc / str(self.pid) / "status").read_text(encoding="ascii").splitlines()
-        except OSError:
-            return None, None
-        kib = {key: int(rest.split()[0]) for key, _, rest in (line.partition(":") for line in lines) if rest.endswith(" kB")}
-        if "VmRSS" not in kib:
-            return None, None
-        return kib["VmRSS"] << 10, (kib.get("RssAnon", 0) + kib.get("RssShmem", 0)) << 10
+        return found["VmRSS"], found.get("RssAnon", 0) + found.get("RssShmem", 0)
 
 
 class RaplSource:
@@ -100,6 +94,16 @@ class RaplSource:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def process_bytes(folder: Path) -> dict[str, int]:
+    """The sizes in a process's ``status``, by their names there (``VmRSS``, ``VmHWM``); nothing if it is gone."""
+    try:
+        lines = (folder / "status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return {}
+    sizes = ((key, rest.split()) for key, _, rest in (line.partition(":") for line in lines) if rest.endswith(" kB"))
+    return {key: int(value) << 10 for key, (value, _) in sizes}
 
 
 def number(path: Path) -> float | None:

@@ -16,7 +16,10 @@ _STALE = 3  # seconds after which what tegrastats said last is no longer now
 
 
 class InaSource:
-    """Rails of the INA3221 (and Thor's INA238) from hwmon, or from L4T 32's iio; milliwatts by rail."""
+    """What sysfs tells: thermal alerts, over-current counters, the GPU's clock, and watts where the rails can be read.
+
+    Rails are those of the INA3221 (and Thor's INA238) from hwmon, or from L4T 32's iio; milliwatts by rail.
+    """
 
     name = "ina3221"
 
@@ -25,11 +28,6 @@ class InaSource:
         self._iio = sorted(sys.glob("bus/i2c/drivers/ina3221x/*/iio:device*"))
         self._sys = sys
         self._events = self._over_current()
-
-    @property
-    def present(self) -> bool:
-        """Whether any rail can be read."""
-        return bool(self.rails())
 
     def rails(self) -> dict[str, float]:
         """Milliwatts by rail; unnamed and unused channels are left out."""
@@ -45,6 +43,7 @@ class InaSource:
             watts={} if total is None else {self.name: total / 1e3},
             clocks_mhz=clocks,
             throttle=(*(f"over-current {name}" for name in over), *alerts),
+            sees_gpu=True,
         )
 
     def close(self) -> None:
@@ -117,6 +116,7 @@ def as_reading(line: Tegrastats) -> Reading:
         clocks_mhz={name: float(mhz) for name, mhz in clocks.items() if mhz},
         temperatures_c=line.temperatures_c,
         swap_bytes=None if line.swap_mb is None else line.swap_mb[0] << 20,
+        device_bytes=None if line.ram_mb is None else line.ram_mb[0] << 20,  # the GPU has no memory of its own
     )
 
 
@@ -126,16 +126,10 @@ def is_jetson(sys: Path = SYS) -> bool:
 
 
 def jetson_sources(sys: Path = SYS) -> list[InaSource | TegrastatsSource]:
-    """Rails from sysfs if they can be read, and what tegrastats adds."""
+    """What sysfs says, and what tegrastats adds."""
     if not is_jetson(sys):
         return []
-    found: list[InaSource | TegrastatsSource] = []
-    ina = InaSource(sys)
-    if ina.present:
-        found.append(ina)
-    if shutil.which("tegrastats"):
-        found.append(TegrastatsSource())
-    return found
+    return [InaSource(sys), *([TegrastatsSource()] if shutil.which("tegrastats") else [])]
 
 
 def _alerts(sys: Path) -> tuple[str, ...]:

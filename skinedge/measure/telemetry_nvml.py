@@ -41,19 +41,29 @@ class NvmlSource:
     def read(self) -> Reading:
         """See ``Source.read``."""
         n, gpu = self._nvml, self._gpu
-        power = _asked(lambda: n.nvmlDeviceGetPowerUsage(gpu))
+        power = _asked(self._instant_power)
+        if power is None:
+            power = _asked(lambda: n.nvmlDeviceGetPowerUsage(gpu))
         memory = _asked(lambda: n.nvmlDeviceGetMemoryInfo(gpu).used)
+        if memory is None:  # a GPU in the system's memory (DGX Spark) has that of each process only
+            memory = _asked(lambda: sum(p.usedGpuMemory for p in n.nvmlDeviceGetComputeRunningProcesses(gpu)))
         heat = _asked(lambda: n.nvmlDeviceGetTemperature(gpu, n.NVML_TEMPERATURE_GPU))
-        reasons = int(_asked(lambda: n.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)) or 0)
+        reasons = _asked(lambda: n.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
         kinds = {"gpu": n.NVML_CLOCK_SM, "gpu memory": n.NVML_CLOCK_MEM}
         clocks = {name: _asked(partial(n.nvmlDeviceGetClockInfo, gpu, kind)) for name, kind in kinds.items()}
         return Reading(
             watts={} if power is None else {self.name: power / 1e3},
             clocks_mhz={name: float(mhz) for name, mhz in clocks.items() if mhz is not None},
             temperatures_c={} if heat is None else {"gpu": float(heat)},
-            throttle=tuple(why for bit, why in THROTTLING.items() if reasons & bit),
+            throttle=tuple(why for bit, why in THROTTLING.items() if int(reasons or 0) & bit),
+            sees_gpu=reasons is not None,
             device_bytes=None if memory is None else int(memory),
         )
+
+    def _instant_power(self) -> int | None:
+        """Milliwatts now: from Ampere on ``nvmlDeviceGetPowerUsage`` is the mean of a second, which blurs the phases."""
+        (field,) = self._nvml.nvmlDeviceGetFieldValues(self._gpu, [self._nvml.NVML_FI_DEV_POWER_INSTANT])
+        return int(field.value.uiVal) if field.nvmlReturn == 0 else None
 
     def about(self) -> dict[str, str]:
         """The GPU's name and the driver's version."""

@@ -67,7 +67,8 @@ def work(job: Job, wrap: Wrap | None = None) -> Iterator[dict[str, Json]]:
     from skinedge.runtime.pipeline import open_pipeline
 
     with open_pipeline(folder, side=job.side, threads=job.threads, context=job.context, device=job.processor) as pipeline:
-        yield {"event": "loaded", "seconds": time.perf_counter() - begin, "evicted": evicted}
+        seconds = time.perf_counter() - begin
+        yield {"event": "loaded", "seconds": seconds, "evicted": evicted, "on_gpu": pipeline.session.on_gpu}
         if wrap is not None:
             pipeline.session = wrap(pipeline.session)
         yield from _measure(pipeline, job)
@@ -96,6 +97,11 @@ def _evict(folder: Path) -> bool:
 
 def peak_resident() -> int | None:
     """Most bytes that this process has had in memory, pages of mapped files included; ``None`` where the system does not say."""
+    from skinedge.measure.telemetry_host import PROC, process_bytes
+
+    # Linux, whose ru_maxrss begins with that of the process that started this one
+    if (most := process_bytes(PROC / "self").get("VmHWM")) is not None:
+        return most
     if sys.platform == "win32":
         import psutil
 

@@ -155,6 +155,7 @@ class Reference:
         self._next_position = 0
         self.vocab_size = int(model.config.text_config.vocab_size)
         self.context_length = int(model.config.text_config.max_position_embeddings)
+        self.on_gpu = bool(model.device.type == "cuda")
 
     @classmethod
     def from_checkpoint(

@@ -218,7 +218,7 @@ class _Listening:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.vocab_size, self.context_length = session.vocab_size, session.context_length
+        self.vocab_size, self.context_length, self.on_gpu = session.vocab_size, session.context_length, session.on_gpu
         self.heard: list[Float32] = []
 
     def encode_image(self, pixels: Pixels) -> ImageEncoding:

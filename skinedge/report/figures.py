@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skinedge.devices import known_devices, read_device
+from skinedge.measure.ceiling import memory_gb_s
 from skinedge.measure.result import CaseResult, EnergyRecord, Result, Status
 
 STAGES = ("preprocess_ms", "image_encode_ms", "prefill_ms", "sample_ms")
@@ -143,25 +143,16 @@ def effective_status(result: Result, case: CaseResult) -> tuple[Status, str | No
 def ceiling(result: Result, case: CaseResult) -> Ceiling | None:
     """The ceiling of a case's decoding; ``None`` if the result says too little, or a cache can hold the weights.
 
-    A known device's data sheet comes before the probe, which may itself be slow.  The time of a step grows linearly with
-    the context, so the mean context of the steps gives the exact mean.
+    The time of a step grows linearly with the context, so the mean context of the steps gives the exact mean.
     """
-    bandwidth, source = _bandwidth(result)
+    memory = memory_gb_s(result)
     weights, cache = result.weight_bytes_per_token or 0, result.cache_bytes_per_position
-    if bandwidth is None or weights < CACHED_BELOW or not case.samples:
+    if memory is None or weights < CACHED_BELOW or not case.samples:
         return None
     steps = [(s.output_tokens - 1) / 2 for s in case.samples]
     context = case.case.prompt_tokens + sum(steps) / len(steps)
     nbytes = weights + (cache or 0) * context
-    return Ceiling(bandwidth * 1e9 / nbytes, bandwidth, source, weights, cache, context)
-
-
-def _bandwidth(result: Result) -> tuple[float | None, str]:
-    name = result.machine.device
-    stated = read_device(name).bandwidth_gb_s if name is not None and name in known_devices() else None
-    if stated:  # "this-machine" has none
-        return stated, "data sheet"
-    return result.bandwidth_gb_s, "probe on the machine"
+    return Ceiling(memory[0] * 1e9 / nbytes, *memory, weights, cache, context)
 
 
 def _parts_that_do_not_add_up(case: CaseResult) -> tuple[str, ...]:

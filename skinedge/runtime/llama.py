@@ -97,11 +97,11 @@ class LlamaSession:
         longest = config.text.max_position_embeddings
         self.vocab_size = config.text.vocab_size
         self.context_length = min(context or DEFAULT_CONTEXT, longest)
-        on_gpu = _on_gpu(self._api, device)
+        self.on_gpu = _on_gpu(self._api, device)
         with ExitStack() as stack:
-            model = self._load_model(stack, on_gpu)
-            self._context: int | None = self._new_context(stack, model, on_gpu, arithmetic)
-            self._vision: int | None = self._load_vision(stack, model, vision, on_gpu, arithmetic)
+            model = self._load_model(stack)
+            self._context: int | None = self._new_context(stack, model, arithmetic)
+            self._vision: int | None = self._load_vision(stack, model, vision, arithmetic)
             # Freed in the order vision, context, model; by close(), or when the session is forgotten.
             self._free = weakref.finalize(self, stack.pop_all().close)
         self._bias: Float32 | None = None
@@ -183,10 +183,10 @@ class LlamaSession:
         # The last conversation's keys and values are overwritten, too: they are patient data.
         self._api.clear(memory, True)
 
-    def _load_model(self, stack: ExitStack, on_gpu: bool) -> int:
+    def _load_model(self, stack: ExitStack) -> int:
         api = self._api
         params = api.model_params()
-        params.n_gpu_layers = -1 if on_gpu else 0
+        params.n_gpu_layers = -1 if self.on_gpu else 0
         model = _opened(self._text, lambda path: api.load_model(path, params), api)
         stack.callback(api.free_model, model)
         found = api.vocab_size(api.vocab(model)), api.feature_size(model)
@@ -194,14 +194,14 @@ class LlamaSession:
             raise BundleError(f"{self._text}: it has {found[0]} tokens of {found[1]} values, which is not the manifest's model.")
         return model
 
-    def _new_context(self, stack: ExitStack, model: int, on_gpu: bool, arithmetic: Arithmetic) -> int:
+    def _new_context(self, stack: ExitStack, model: int, arithmetic: Arithmetic) -> int:
         params = self._api.context_params()
         params.n_ctx, params.n_batch, params.n_ubatch = self.context_length, BATCH, BATCH
         params.n_outputs_max = params.n_outputs_max_per_seq = OUTPUTS
         params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn_type = FLASH_AUTO if arithmetic.text_flash else FLASH_OFF
         params.type_k = params.type_v = TYPES[arithmetic.cache].code
-        params.offload_kqv = params.op_offload = on_gpu
+        params.offload_kqv = params.op_offload = self.on_gpu
         context: int | None = self._api.new_context(model, params)
         if not context:
             raise TargetError(
@@ -211,10 +211,10 @@ class LlamaSession:
         stack.callback(self._api.free_context, context)
         return context
 
-    def _load_vision(self, stack: ExitStack, model: int, path: Path, on_gpu: bool, arithmetic: Arithmetic) -> int:
+    def _load_vision(self, stack: ExitStack, model: int, path: Path, arithmetic: Arithmetic) -> int:
         api = self._api
         params = api.vision_params()
-        params.use_gpu, params.n_threads = on_gpu, self._threads
+        params.use_gpu, params.n_threads = self.on_gpu, self._threads
         params.flash_attn_type = FLASH_AUTO if arithmetic.vision_flash else FLASH_OFF
         params.print_timings = params.warmup = False
         params.image_min_tokens, params.image_max_tokens = MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS

@@ -7,7 +7,10 @@ starts short and grows.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 CACHE_STEP = 256
+CUDA = "CUDAExecutionProvider"
 # onnxruntime's session settings; see docs/decisions/0018-decode-speed.md.
 SETTINGS: Mapping[str, str] = MappingProxyType({
     # Products with few-bit weights round their inputs to 8 bits, block by block, as llama.cpp and onnxruntime-genai do.
@@ -78,7 +82,8 @@ class OrtSession:
         # Where activations overflow some of these are wider than others (skinedge.graph.precision).
         self._hidden = _NUMPY[next(i.type for i in self._head.get_inputs() if i.name == "hidden")]
         # Hidden states stay where they are made until the head has read them.
-        self._place = "cuda" if "CUDAExecutionProvider" in self._decoder.get_providers() else "cpu"
+        self.on_gpu = CUDA in self._decoder.get_providers()
+        self._place = "cuda" if self.on_gpu else "cpu"
         self._cache = _Cache(self._decoder, config, self._place)
         self._head_binding = self._head.io_binding()
         self._bias = np.zeros((1, config.text.vocab_size), np.float32)
@@ -210,7 +215,7 @@ def open_graph(path: Path, threads: int | None, device: str, settings: Mapping[s
     Raises:
         MissingDependencyError: onnxruntime is not installed.
         BundleError: the file is missing or damaged.
-        TargetError: ``device`` is not to be had.
+        TargetError: ``device`` is not to be had, or a type of the graph's cannot be computed there.
     """
     try:
         import onnxruntime as ort
@@ -227,14 +232,15 @@ def open_graph(path: Path, threads: int | None, device: str, settings: Mapping[s
     for name, value in settings.items():
         options.add_session_config_entry(name, value)
     available = ort.get_available_providers()
-    gpu = "CUDAExecutionProvider"
-    if device == "cuda" and gpu not in available:
+    if device == "cuda" and CUDA not in available:
         raise TargetError(
             "onnxruntime has no CUDA here.", hint="Install it: pip install 'skinedge[onnx-gpu]', or run on the CPU."
         )
-    providers = [p for p in (gpu, "CPUExecutionProvider") if p in available and (device != "cpu" or p != gpu)]
+    providers = [p for p in (CUDA, "CPUExecutionProvider") if p in available and (device != "cpu" or p != CUDA)]
+    if CUDA in providers:
+        _load_cuda()
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as e:  # onnxruntime raises its own classes, which are not exported under stable names
         reason = str(e).splitlines()[0]
         if "NOT_IMPLEMENTED" in reason:
@@ -244,6 +250,21 @@ def open_graph(path: Path, threads: int | None, device: str, settings: Mapping[s
                 hint="bf16 graphs need a GPU: export with --scheme f32, f16, int8 or int4 for a CPU.",
             ) from e
         raise BundleError(f"{path} cannot be opened: {reason}.", hint="Check the bundle: skinedge verify.") from e
+    if device == "cuda" and CUDA not in session.get_providers():  # onnxruntime goes on with the CPU by itself
+        raise TargetError(
+            "onnxruntime cannot load CUDA here: a driver, CUDA's libraries or cuDNN is missing or of another version.",
+            hint="Install the libraries with it: pip install 'skinedge[onnx-gpu]', or run on the CPU.",
+        )
+    return session
+
+
+@functools.cache
+def _load_cuda() -> None:
+    """Load the CUDA and cuDNN that pip has installed, where no linker looks; what is missing shows when it is used."""
+    import onnxruntime as ort
+
+    with contextlib.redirect_stdout(sys.stderr):
+        ort.preload_dlls()
 
 
 def to_ort(array: Array) -> ort.OrtValue:

@@ -29,7 +29,7 @@ class ReusingSession:
     def __init__(self, session: Session, image_token: int) -> None:
         self._session, self._image_token = session, image_token
         self.reuse = True
-        self.vocab_size, self.context_length = session.vocab_size, session.context_length
+        self.vocab_size, self.context_length, self.on_gpu = session.vocab_size, session.context_length, session.on_gpu
         self.kept = 0  # positions that the last prefill did not read again
         self._read = _Read.nothing()
 

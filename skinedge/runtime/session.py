@@ -80,10 +80,11 @@ class ImageEncoding:
 
 
 class Session(Protocol):
-    """A loaded model.  Not thread-safe: one conversation at a time."""
+    """A loaded model.  Not thread-safe: one conversation at a time.  ``on_gpu`` says where its decoder computes."""
 
     vocab_size: int
     context_length: int
+    on_gpu: bool
 
     def encode_image(self, pixels: Pixels) -> ImageEncoding:
         """Run the vision tower and the adapter branch on one image."""

@@ -105,6 +105,8 @@ class TrtSession:
         TargetError: the device refuses a plan or has not the memory.
     """
 
+    on_gpu = True  # plans run nowhere else
+
     def __init__(self, folder: Path, config: ModelConfig, device: Device, *, context: int | None = None) -> None:
         self._config, self._device = config, device
         self._adapter = folder / "adapter.plan"
