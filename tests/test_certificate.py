@@ -286,6 +286,23 @@ def test_the_page_says_everything_and_asks_nothing_of_a_network() -> None:
     assert "<ins>" in page
 
 
+def test_an_example_names_what_is_lost_turned_and_invented() -> None:
+    rows = make_rows(30, reworded=0)
+    texts = (
+        "No ulcer. A scaly plaque on the left arm. The answer is eczema.",
+        "No scale. Crust on the right arm. The answer is wart.",
+    )
+    arms = [dataclasses.replace(rows[0].reference, text=text) for text in texts]
+    rows[0] = dataclasses.replace(rows[0], reference=arms[0], bundle=arms[1])
+    text = " ".join(re.sub(r"<[^>]+>", "", render(make_certificate(rows, make_context()))).split())
+    said = "Findings lost: no ulcer, plaque; turned: scale: present, then absent, arm: left, then right; invented: crust."
+    assert said in text
+    assert text.count("Both state the same findings.") == 3
+    assert {"findings kept", "findings invented", "findings turned", "sides turned"} <= {
+        e.name for e in make_certificate(rows, make_context()).of("all")
+    }
+
+
 def test_what_comes_from_outside_is_escaped() -> None:
     rows = make_rows(30)
     evil = "<script>alert(1)</script>"

@@ -165,6 +165,7 @@ def test_two_texts_compared() -> None:
         invented=(Term("surface", "crust"),),
         contradicted=(Term("surface", "scale"),),
         swapped=(Term("site", "forearm"),),
+        sided=(Term("site", "forearm"),),
     )
     assert found.precision == 3 / 6
     assert found.recall == 3 / 7

@@ -27,6 +27,7 @@ from skinedge.parity.equivalence import Margin
 from skinedge.parity.flips import malignant_flips
 from skinedge.parity.record import Forced, Row
 from skinedge.parity.repetition import is_loop, repeated_share
+from skinedge.parity.stated import stated_endpoints
 from skinedge.parity.statistics import Float64
 
 _SMALLEST_P = 1e-38  # a float32 that underflowed; its logarithm is -87
@@ -62,6 +63,7 @@ def endpoints(rows: Sequence[Row], group: str, answers: Margin, aside: Aside) ->
     yield from score_endpoints(rows, group, aside.scores)
     yield from sequence_endpoints(rows, group)
     yield from finding_endpoints(rows, group, aside.findings)
+    yield from stated_endpoints(rows, group)
     yield from token_endpoints(rows, group)
 
 
@@ -134,7 +136,7 @@ def sequence_endpoints(rows: Sequence[Row], group: str) -> Iterator[Endpoint]:
 
 
 def finding_endpoints(rows: Sequence[Row], group: str, findings: Mapping[str, tuple[Counts, Counts]]) -> Iterator[Endpoint]:
-    """Precision and recall of stated findings, bundle minus reference, over all findings of the cases."""
+    """Precision and recall of stated findings by what is true, bundle minus reference, over all findings of the cases."""
     pairs = [findings[r.id] for r in rows if r.id in findings]
     if not pairs:
         return
