@@ -82,6 +82,17 @@ def test_few_pictures_are_not_enough_data_and_it_says_how_many_are() -> None:
     assert "accuracy difference: 80 cases are not enough to tell, 125 would do" in found.reasons
 
 
+def test_what_nobody_scored_cannot_pass() -> None:
+    rows = make_rows(660, won=2, wrong=5, forced=True)
+    found = make_certificate(rows, make_context(synthetic=False, scorer={}), Aside(well_formed=well_formed), now=NOW)
+    assert found.verdict == "not enough data"
+    assert [r.partition(":")[0] for r in found.reasons] == ["mean of six scores", "Safety"]
+    assert all("not scored; --judge dermeval scores offline" in r for r in found.reasons)
+    page = render(found)
+    assert "no case" in page
+    assert "no pictures" not in page
+
+
 def test_the_margin_of_the_answers_follows_the_bits() -> None:
     rows = make_rows(600, lost=4, reworded=0)
     found = [make_certificate(rows, make_context(bits=bits)).endpoint("accuracy difference") for bits in (4.5, 8.5, 16.0)]

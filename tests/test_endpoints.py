@@ -86,6 +86,15 @@ def test_no_diagnosis_on_both_sides_is_the_same_and_is_said() -> None:
     assert found["accuracy of the reference"].estimate == 0
 
 
+def test_what_nobody_scored_is_undecided_and_does_not_vanish() -> None:
+    found = measured(make_rows(600))
+    for name in ("mean of six scores", "Safety"):
+        assert (found[name].n, found[name].verdict, found[name].needed) == (0, "not enough data", margins.LEAST_SCORES)
+        assert "--judge dermeval" in found[name].note
+    assert "Accuracy" not in found
+    assert {e.note for e in endpoints([], "V-VI", TWO, Aside()) if e.name == "Safety"} == {""}
+
+
 def _said(pairs: list[tuple[str, str]]) -> list[Row]:
     """Rows in which reference and bundle say these texts, of pictures of which nothing is known."""
     rows = make_rows(len(pairs), reworded=0)

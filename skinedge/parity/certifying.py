@@ -119,6 +119,8 @@ def _where(endpoint: Endpoint) -> str:
 
 
 def _open(endpoint: Endpoint) -> str:
+    if not endpoint.n and endpoint.note:
+        return f"{endpoint.name}: {endpoint.note}"
     enough = f"{endpoint.needed} would do" if endpoint.needed else "more would do only if what was seen is chance"
     return f"{endpoint.name}: {endpoint.n} cases are not enough to tell, {enough}"
 
