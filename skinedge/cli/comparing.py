@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skinedge.cli.options import Adapters, AsJson, BundleDir, Side, Threads, existing, source_of
+from skinedge.cli.options import (
+    Adapters,
+    AllowRemote,
+    AsJson,
+    BundleDir,
+    Concurrency,
+    KeyVariable,
+    PerMinute,
+    Side,
+    Threads,
+    existing,
+    source_of,
+)
+from skinedge.cli.scoring import JudgeFolder, JudgeModel, JudgeName, Scoring, place_of, scoring
 from skinedge.console import Json, emit, say
 from skinedge.errors import UsageError
 
 if TYPE_CHECKING:
     from skinedge.artifacts import AdapterCheckpoint
-    from skinedge.evaluation.cases import Case
+    from skinedge.evaluation.endpoint import EndpointSettings
     from skinedge.parity.certificate import Certificate
     from skinedge.parity.certify import Pictures
     from skinedge.parity.compare import Comparison
@@ -53,6 +66,13 @@ def parity(
     reviewed: Annotated[
         Path | None, typer.Option(help="CSV of image_sha256 and review: what a clinician says of flips from malignant to benign.")
     ] = None,
+    judge: JudgeName = None,
+    judge_model: JudgeModel = None,
+    judge_folder: JudgeFolder = None,
+    allow_remote: AllowRemote = False,
+    key_variable: KeyVariable = "",
+    concurrency: Concurrency = 4,
+    per_minute: PerMinute = 0,
     report: Annotated[Path | None, typer.Option(help="Write the whole comparison here as JSON.")] = None,
     served: Annotated[
         str | None,
@@ -67,6 +87,8 @@ def parity(
 ) -> None:
     """Compare a bundle with PyTorch stage by stage, and with --certify by what it says; exit 1 if it is out of tolerance.
 
+    Six dimensions are scored by the rubric on drawn pictures and by nobody on photographs unless --judge names who.
+
     Example: skinedge parity bundle/ --reference SkinGPT-R1/ --cases cases.csv --certify --rows rows/
     """
     from skinedge.staging import refuse_taken_file
@@ -75,6 +97,16 @@ def parity(
     if report:
         refuse_taken_file(report)
     said = _reviews(reviewed)
+
+    def endpoint(url: str) -> EndpointSettings:
+        from skinedge.evaluation.endpoint import EndpointSettings
+
+        return place_of(EndpointSettings(url, key_variable, concurrency, per_minute), allow_remote, as_json)
+
+    _check_judge(judge, certify, {
+        "--judge-model": judge_model, "--allow-remote": allow_remote, "--key-variable": key_variable,
+    }, judge_folder)  # fmt: skip
+    scores = scoring(judge, judge_model, judge_folder, threads, "free", endpoint) if judge else None
     with tempfile.TemporaryDirectory(prefix="skinedge-") as scratch:
         pictures = _pictures(images, cases, split, drawn, limit, Path(scratch))
         if pictures is None and (rows or certify):
@@ -87,15 +119,16 @@ def parity(
             return
         source = source_of(reference, adapter)
         if dry_run:
-            _describe(bundle, source, pictures.cases if pictures else (), rows, as_json)
+            _describe(bundle, source, pictures, rows, _who(scores, pictures) if certify else None, as_json)
             return
-        job = _Job(bundle, source, pictures, side, threads, max_new_tokens, as_json)
+        job = _Job(bundle, source, pictures, side, threads, max_new_tokens, as_json, scores)
         result = job.stages(_shown(pictures, images), steps, bisect, report)
         more: dict[str, Json] = {}
         passed = result.passed
         if certify and pictures:
             certificate = job.certify(result, rows or Path(scratch) / "rows", examples, said)
-            more = {"certificate": {"verdict": certificate.verdict, "summary": certificate.summary}}
+            who: dict[str, Json] = dict(certificate.context.scorer)
+            more = {"certificate": {"verdict": certificate.verdict, "summary": certificate.summary, "scorer": who}}
             passed = passed and certificate.verdict != "fail"
         elif rows and result.passed:
             more = job.rows(rows)
@@ -116,6 +149,7 @@ class _Job:
     threads: int | None
     max_new_tokens: int
     quiet: bool
+    scores: Scoring | None = None
 
     def stages(self, shown: list[Path] | None, steps: int, bisect: bool, report: Path | None) -> Comparison:
         from skinedge.parity.compare import compare, print_stages, write_report
@@ -136,7 +170,8 @@ class _Job:
         assert self.pictures is not None
         certificate = certify(
             self.bundle, self.source, self.pictures, rows, stages=stages, side=self.side, threads=self.threads,
-            limit_tokens=self.max_new_tokens, examples=examples, reviewed=reviewed, quiet=self.quiet,
+            limit_tokens=self.max_new_tokens, examples=examples, reviewed=reviewed,
+            judge=self.scores.make if self.scores else None, quiet=self.quiet,
         )  # fmt: skip
         if not self.quiet:
             print_certificate(certificate)
@@ -155,6 +190,27 @@ class _Job:
         if not self.quiet:
             say(summary.line(folder))
         return {"rows": {"folder": str(folder), **vars(summary)}}
+
+
+def _check_judge(judge: str | None, certify: bool, of_an_endpoint: Mapping[str, object], folder: Path | None) -> None:
+    """Check that what was typed of a judge is used.
+
+    Raises:
+        UsageError: it would be passed over.
+    """
+    at_endpoint = judge is not None and judge.startswith(("http://", "https://"))
+    unused = next((name for name, value in of_an_endpoint.items() if value and not at_endpoint), None)
+    if unused:
+        raise UsageError(f"{unused} is for a judge at an endpoint.", hint="Name it: --judge http://127.0.0.1:8000/v1")
+    if folder and judge != "dermeval":
+        raise UsageError("--judge-folder holds DermEval's weights.", hint="Add --judge dermeval.")
+    if judge and not certify:
+        raise UsageError("--judge scores narratives for a certificate, and none is asked for.", hint="Add --certify.")
+
+
+def _who(scores: Scoring | None, pictures: Pictures | None) -> str | None:
+    """Who would give the six scores, in words."""
+    return scores.words if scores else "rubric" if pictures and pictures.findings else None
 
 
 def _through_api(
@@ -246,17 +302,19 @@ def _shown(pictures: Pictures | None, images: Path | None) -> list[Path] | None:
     return paths if images and pictures.source is None else paths[:STAGE_PICTURES]
 
 
-def _describe(bundle: Path, source: AdapterCheckpoint, cases: Sequence[Case], rows: Path | None, as_json: bool) -> None:
+def _describe(
+    bundle: Path, source: AdapterCheckpoint, pictures: Pictures | None, rows: Path | None, who: str | None, as_json: bool
+) -> None:
     from skinedge.manifest import read_manifest
     from skinedge.parity.compare import check_sizes
     from skinedge.parity.rows import read_rows
 
     check_sizes(bundle, source)
-    manifest = read_manifest(bundle)
+    manifest, cases = read_manifest(bundle), pictures.cases if pictures else ()
     done = len(read_rows(rows)) if rows else 0
     plan: dict[str, Json] = {
         "target": manifest.target, "scheme": manifest.scheme.asked, "same_source": manifest.lineage[0].digest == source.digest,
-        "pictures": len(cases), "rows": str(rows) if rows else None, "rows_there": done,
+        "pictures": len(cases), "rows": str(rows) if rows else None, "rows_there": done, "scorer": who,
     }  # fmt: skip
     if as_json:
         emit(plan)
@@ -265,4 +323,6 @@ def _describe(bundle: Path, source: AdapterCheckpoint, cases: Sequence[Case], ro
         f"{f'{len(cases)} photographs' if cases else 'three generated pictures'}.")  # fmt: skip
     if rows:
         say(f"{rows}: {done} rows are there, {len(cases) - done} would be made.")
+    if who:
+        say(f"Six dimensions of {2 * len(cases)} narratives: {who}.")
     say("Nothing was opened or written.")
