@@ -23,6 +23,7 @@ from skinedge.cli.options import (
     existing,
     source_of,
 )
+from skinedge.cli.parity_plan import check_judge, check_served, describe, describe_served, who
 from skinedge.cli.scoring import JudgeFolder, JudgeModel, JudgeName, Scoring, place_of, scoring
 from skinedge.console import Json, emit, say
 from skinedge.errors import UsageError
@@ -94,6 +95,11 @@ def parity(
     from skinedge.staging import refuse_taken_file
 
     existing(bundle)
+    if served:
+        check_served({
+            "--certify": certify, "--rows": rows, "--report": report, "--bisect": bisect, "--reference": reference,
+            "--adapter": adapter, "--examples": examples is not None, "--reviewed": reviewed, "--judge": judge,
+        })  # fmt: skip
     if report:
         refuse_taken_file(report)
     said = _reviews(reviewed)
@@ -103,7 +109,7 @@ def parity(
 
         return place_of(EndpointSettings(url, key_variable, concurrency, per_minute), allow_remote, as_json)
 
-    _check_judge(judge, certify, {
+    check_judge(judge, certify, {
         "--judge-model": judge_model, "--allow-remote": allow_remote, "--key-variable": key_variable,
     }, judge_folder)  # fmt: skip
     scores = scoring(judge, judge_model, judge_folder, threads, "free", endpoint) if judge else None
@@ -114,12 +120,15 @@ def parity(
             raise UsageError(
                 f"{what} needs pictures to compare narratives on.", hint="Add --images DIR, --cases FILE or --drawn 600."
             )
+        if served and dry_run:
+            describe_served(bundle, served, pictures, as_json)
+            return
         if served:
             _through_api(bundle, served, pictures, Path(scratch), side, threads, max_new_tokens, as_json)
             return
         source = source_of(reference, adapter)
         if dry_run:
-            _describe(bundle, source, pictures, rows, _who(scores, pictures) if certify else None, as_json)
+            describe(bundle, source, pictures, rows, who(scores, pictures) if certify else None, as_json)
             return
         job = _Job(bundle, source, pictures, side, threads, max_new_tokens, as_json, scores)
         result = job.stages(_shown(pictures, images), steps, bisect, report)
@@ -127,8 +136,8 @@ def parity(
         passed = result.passed
         if certify and pictures:
             certificate = job.certify(result, rows or Path(scratch) / "rows", examples, said)
-            who: dict[str, Json] = dict(certificate.context.scorer)
-            more = {"certificate": {"verdict": certificate.verdict, "summary": certificate.summary, "scorer": who}}
+            scorer: dict[str, Json] = dict(certificate.context.scorer)
+            more = {"certificate": {"verdict": certificate.verdict, "summary": certificate.summary, "scorer": scorer}}
             passed = passed and certificate.verdict != "fail"
         elif rows and result.passed:
             more = job.rows(rows)
@@ -192,27 +201,6 @@ class _Job:
         return {"rows": {"folder": str(folder), **vars(summary)}}
 
 
-def _check_judge(judge: str | None, certify: bool, of_an_endpoint: Mapping[str, object], folder: Path | None) -> None:
-    """Check that what was typed of a judge is used.
-
-    Raises:
-        UsageError: it would be passed over.
-    """
-    at_endpoint = judge is not None and judge.startswith(("http://", "https://"))
-    unused = next((name for name, value in of_an_endpoint.items() if value and not at_endpoint), None)
-    if unused:
-        raise UsageError(f"{unused} is for a judge at an endpoint.", hint="Name it: --judge http://127.0.0.1:8000/v1")
-    if folder and judge != "dermeval":
-        raise UsageError("--judge-folder holds DermEval's weights.", hint="Add --judge dermeval.")
-    if judge and not certify:
-        raise UsageError("--judge scores narratives for a certificate, and none is asked for.", hint="Add --certify.")
-
-
-def _who(scores: Scoring | None, pictures: Pictures | None) -> str | None:
-    """Who would give the six scores, in words."""
-    return scores.words if scores else "rubric" if pictures and pictures.findings else None
-
-
 def _through_api(
     bundle: Path, url: str, pictures: Pictures | None, scratch: Path, side: str | None, threads: int | None, tokens: int,
     as_json: bool,
@@ -265,7 +253,7 @@ def _pictures(
     images: Path | None, file: Path | None, split: str | None, drawn: int | None, limit: int | None, scratch: Path
 ) -> Pictures | None:
     from skinedge.parity.certify import Pictures, drawn_pictures
-    from skinedge.parity.choosing import cases_in, cases_of
+    from skinedge.parity.choosing import cases_in, cases_of, findings_of
     from skinedge.weights.checkpoint import file_digest
 
     if drawn and (images or file):
@@ -273,10 +261,11 @@ def _pictures(
     if split and not file:
         raise UsageError("--split chooses among cases, and there are none.", hint="Add --cases FILE.")
     if drawn:
-        return drawn_pictures(drawn, scratch / "pictures")
+        return drawn_pictures(drawn, scratch / "pictures", limit=limit)
     if file:
         found = cases_of(file, images, split=split, limit=limit)
-        return Pictures(f"{file.name}{f', {split}' if split else ''}", found, source=file_digest(file))
+        name, true = f"{file.name}{f', {split}' if split else ''}", findings_of(file, found)
+        return Pictures(name, found, findings=true, source=file_digest(file))
     return Pictures("a folder of photographs", cases_in(images, limit)) if images else None
 
 
@@ -300,29 +289,3 @@ def _shown(pictures: Pictures | None, images: Path | None) -> list[Path] | None:
         return None
     paths = [case.image for case in pictures.cases]
     return paths if images and pictures.source is None else paths[:STAGE_PICTURES]
-
-
-def _describe(
-    bundle: Path, source: AdapterCheckpoint, pictures: Pictures | None, rows: Path | None, who: str | None, as_json: bool
-) -> None:
-    from skinedge.manifest import read_manifest
-    from skinedge.parity.compare import check_sizes
-    from skinedge.parity.rows import read_rows
-
-    check_sizes(bundle, source)
-    manifest, cases = read_manifest(bundle), pictures.cases if pictures else ()
-    done = len(read_rows(rows)) if rows else 0
-    plan: dict[str, Json] = {
-        "target": manifest.target, "scheme": manifest.scheme.asked, "same_source": manifest.lineage[0].digest == source.digest,
-        "pictures": len(cases), "rows": str(rows) if rows else None, "rows_there": done, "scorer": who,
-    }  # fmt: skip
-    if as_json:
-        emit(plan)
-        return
-    say(f"{bundle}: {manifest.target} {manifest.scheme.asked}, compared with {source.path} on "
-        f"{f'{len(cases)} photographs' if cases else 'three generated pictures'}.")  # fmt: skip
-    if rows:
-        say(f"{rows}: {done} rows are there, {len(cases) - done} would be made.")
-    if who:
-        say(f"Six dimensions of {2 * len(cases)} narratives: {who}.")
-    say("Nothing was opened or written.")

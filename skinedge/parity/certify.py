@@ -52,15 +52,15 @@ class Pictures:
     source: str | None = None
 
 
-def drawn_pictures(count: int, folder: Path, seed: int = HELD_OUT_SEED) -> Pictures:
-    """``count`` SynthDerm pictures, drawn into ``folder``: diagnoses and skin types in equal share."""
+def drawn_pictures(count: int, folder: Path, seed: int = HELD_OUT_SEED, *, limit: int | None = None) -> Pictures:
+    """``count`` SynthDerm pictures, diagnoses and skin types in equal share; the first ``limit`` are drawn into ``folder``."""
     from PIL import Image
 
     from skinedge.synthderm.dataset import render_all
 
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = draw_cases(count, seed)
-    paths = [folder / f"synth-{seed}-{count}-{number:05d}.png" for number in range(count)]
+    drawn = draw_cases(count, seed)[:limit]
+    paths = [folder / f"synth-{seed}-{count}-{number:05d}.png" for number in range(len(drawn))]
     missing = [(case, path) for case, path in zip(drawn, paths, strict=True) if not path.exists()]
     for (_, path), picture in zip(missing, render_all([case for case, _ in missing]), strict=True):
         Image.fromarray(picture).save(path, compress_level=1)
