@@ -14,7 +14,7 @@ from skinedge.evaluation.agreement import Agreement, compare_findings
 from skinedge.evaluation.findings import Finding, extract_findings
 from skinedge.evaluation.vocabulary import Term, terms
 from skinedge.synthderm.findings import Findings
-from skinedge.synthderm.narrative import narrate
+from skinedge.synthderm.narrative import CLAUSES, narrate
 
 DERMBENCH = Path("/work/shared/data/dermbench/references.jsonl")
 _SIGN = {"present": "+", "absent": "-", "uncertain": "?", "general": "~"}
@@ -192,6 +192,17 @@ def test_synthderm_narratives_are_read_too() -> None:
     said = _said(narrate(findings, "psoriasis", ["nummular eczema"], np.random.default_rng(1)))
     for one in ("+red", "+oval", "+well_defined", "+silvery_scale"):
         assert one in said
+
+
+def test_synthderms_clauses_of_one_value_are_read_alike() -> None:
+    """What a bundle words otherwise, it has not lost.  Smooth is not the same as without scale, nor a blister a vesicle."""
+    apart = []
+    for finding, values in CLAUSES.items():
+        for value, clauses in values.items():
+            said = [set(_said(f"{clause[0].upper()}{clause[1:]}.").split()) for clause in clauses]
+            if not set.intersection(*said):
+                apart.append((finding, value))
+    assert apart == [("surface", "smooth"), ("surface", "blisters")]
 
 
 @given(
