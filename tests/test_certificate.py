@@ -135,6 +135,17 @@ def test_few_pictures_are_not_enough_data_and_it_says_how_many_are() -> None:
     assert "accuracy difference: 80 cases are not enough to tell, 125 would do" in found.reasons
 
 
+def test_what_nobody_scored_cannot_pass() -> None:
+    rows = make_rows(660, won=2, wrong=5, forced=True)
+    found = make_certificate(rows, make_context(synthetic=False, scorer={}), Aside(well_formed=well_formed), now=NOW)
+    assert found.verdict == "not enough data"
+    assert [r.partition(":")[0] for r in found.reasons] == ["mean of six scores", "Safety"]
+    assert all("not scored; --judge dermeval scores offline" in r for r in found.reasons)
+    page = render(found)
+    assert "no case" in page
+    assert "no pictures" not in page
+
+
 def test_the_margin_of_the_answers_follows_the_bits() -> None:
     rows = make_rows(600, lost=4, reworded=0)
     found = [make_certificate(rows, make_context(bits=bits)).endpoint("accuracy difference") for bits in (4.5, 8.5, 16.0)]
@@ -338,6 +349,23 @@ def test_the_page_says_everything_and_asks_nothing_of_a_network() -> None:
     assert "<script" not in page
     assert "<del>" in page
     assert "<ins>" in page
+
+
+def test_an_example_names_what_is_lost_turned_and_invented() -> None:
+    rows = make_rows(30, reworded=0)
+    texts = (
+        "No ulcer. A scaly plaque on the left arm. The answer is eczema.",
+        "No scale. Crust on the right arm. The answer is wart.",
+    )
+    arms = [dataclasses.replace(rows[0].reference, text=text) for text in texts]
+    rows[0] = dataclasses.replace(rows[0], reference=arms[0], bundle=arms[1])
+    text = " ".join(re.sub(r"<[^>]+>", "", render(make_certificate(rows, make_context()))).split())
+    said = "Findings lost: no ulcer, plaque; turned: scale: present, then absent, arm: left, then right; invented: crust."
+    assert said in text
+    assert text.count("Both state the same findings.") == 3
+    assert {"findings kept", "findings invented", "findings turned", "sides turned"} <= {
+        e.name for e in make_certificate(rows, make_context()).of("all")
+    }
 
 
 def test_what_comes_from_outside_is_escaped() -> None:

@@ -65,7 +65,11 @@ def test_photographs_are_not_shown_unasked(bundle: Path, source: AdapterCheckpoi
     assert certificate.examples == ()
     assert "data:image/" not in (bundle / FOLDER / "parity.html").read_text(encoding="utf-8")
     assert aside_of(read_rows(tmp_path / "rows"), real).scores == {}
-    assert certificate.endpoint("mean of six scores") is None
+    for name in ("mean of six scores", "Safety"):
+        found = certificate.endpoint(name)
+        assert found
+        assert (found.n, found.verdict, found.estimate) == (0, "not enough data", None)
+        assert f"{name}: not scored; --judge dermeval scores offline" in " ".join(certificate.reasons)
 
 
 def test_drawn_pictures_are_the_same_every_time(pictures: Pictures, tmp_path: Path) -> None:

@@ -309,15 +309,18 @@ def test_every_sentence_of_a_certificate_is_translated(skins: tuple[str, ...]) -
     assert set(re.findall(r"\d+", chinese)) == set(re.findall(r"\d+", sentence))
 
 
+@pytest.mark.parametrize("judged", [True, False])
 @pytest.mark.parametrize("known", [True, False])
-def test_every_limit_of_a_certificate_is_translated(known: bool) -> None:
+def test_every_limit_of_a_certificate_is_translated(known: bool, judged: bool) -> None:
     rows = make_rows(60, forced=known)
     reference = ReferenceRecord(name="PyTorch", digest="0" * 64, same_source=known)
-    context = make_context(synthetic=known, reference=reference)
+    scorer = {"scorer": "dermeval"} if judged else {}
+    context = make_context(synthetic=known, reference=reference, scorer=scorer)
     if not known:
         rows = [replace(row, truth=None) for row in rows]
-    limits = make_certificate(rows, context, Aside(make_scores(rows) if known else {})).limits
+    limits = make_certificate(rows, context, Aside(make_scores(rows) if known or judged else {})).limits
     assert len(limits) == (5 if known else 7)
+    assert any("DermEval" in sentence for sentence in limits) == (judged and not known)
     for sentence in limits:
         said = in_all(limit, sentence)
         assert said["en"] == sentence

@@ -86,6 +86,60 @@ def test_no_diagnosis_on_both_sides_is_the_same_and_is_said() -> None:
     assert found["accuracy of the reference"].estimate == 0
 
 
+def test_what_nobody_scored_is_undecided_and_does_not_vanish() -> None:
+    found = measured(make_rows(600))
+    for name in ("mean of six scores", "Safety"):
+        assert (found[name].n, found[name].verdict, found[name].needed) == (0, "not enough data", margins.LEAST_SCORES)
+        assert "--judge dermeval" in found[name].note
+    assert "Accuracy" not in found
+    assert {e.note for e in endpoints([], "V-VI", TWO, Aside()) if e.name == "Safety"} == {""}
+
+
+def _said(pairs: list[tuple[str, str]]) -> list[Row]:
+    """Rows in which reference and bundle say these texts, of pictures of which nothing is known."""
+    rows = make_rows(len(pairs), reworded=0)
+    return [
+        dataclasses.replace(
+            r, truth=None, reference=dataclasses.replace(r.reference, text=a), bundle=dataclasses.replace(r.bundle, text=b)
+        )
+        for r, (a, b) in zip(rows, pairs, strict=True)
+    ]
+
+
+def test_stated_findings_are_compared_without_any_truth() -> None:
+    same = ("A red plaque with scale on the left arm.", "A red plaque with scale on the left arm.")
+    rows = _said(
+        [same] * 6
+        + [
+            ("A red plaque with scale on the left arm.", "A red plaque without scale on the right arm."),
+            ("A plaque. No ulcer.", "A plaque with crust."),
+            ("It is good.", "A papule."),
+        ]
+    )
+    found = measured(rows)
+    assert found["findings kept"].estimate == pytest.approx((24 + 2 + 1) / (28 + 2))
+    assert found["findings invented"].estimate == pytest.approx((1 + 1) / (28 + 2 + 1))
+    assert found["findings turned"].estimate == pytest.approx(1 / (28 + 1))
+    assert found["sides turned"].estimate == pytest.approx(1 / 7)
+    assert found["findings kept"].note == "27 of 30 findings that the reference states, present or absent; in 8 of 9 cases"
+    assert [found[f"findings {w}"].n for w in ("kept", "invented", "turned")] == [8, 9, 8]
+    for name in ("findings kept", "findings invented", "findings turned", "sides turned"):
+        e = found[name]
+        assert e.verdict is None, "reported, not judged"
+        assert e.interval is not None
+        assert e.interval.low is not None
+        assert e.interval.high is not None
+        assert e.interval.low < e.estimate < e.interval.high  # type: ignore[operator]
+
+
+def test_what_nobody_states_is_no_figure() -> None:
+    found = measured(_said([("It is good.", "It is bad.")] * 3))
+    assert not [name for name in found if name.startswith("findings") or name == "sides turned"]
+    alike = measured(_said([("A plaque.", "A plaque.")] * 3))
+    assert (alike["findings kept"].estimate, alike["findings invented"].estimate) == (1.0, 0.0)
+    assert "sides turned" not in alike
+
+
 def _named(rows: list[Row], index: int, truth: str | None, first: str, second: str) -> None:
     arms = [dataclasses.replace(rows[index].reference, text=f"The answer is {name}.") for name in (first, second)]
     rows[index] = dataclasses.replace(rows[index], truth=truth, reference=arms[0], bundle=arms[1])

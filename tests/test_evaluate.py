@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from benchmark_copies import COPIES
 from command_line import ROOT, environment, typed
 from served import Handler, serving
 
-from skinedge.errors import EndpointError, SkinedgeError, UsageError
+from skinedge.errors import CasesError, EndpointError, SkinedgeError, UsageError
 from skinedge.evaluation.datasets import Dataset, open_dataset
 from skinedge.evaluation.endpoint import Answer, EndpointSettings
 from skinedge.evaluation.figures import figures_of, paired_by_unit, resampled
@@ -36,6 +36,7 @@ from skinedge.evaluation.selection import Selection
 from skinedge.evaluation.table import compare
 from skinedge.manifest import DecodingRecord
 from skinedge.parity.statistics import paired_difference, wilson
+from skinedge.weights.checkpoint import digest_of
 
 
 @dataclass
@@ -52,6 +53,9 @@ class Fake:
 
     def settings(self) -> Mapping[str, str | int | float]:
         return {"max_new_tokens": 10}
+
+    def served(self) -> Mapping[str, object]:
+        return {}
 
     def answer(self, asked: Sequence[Asked]) -> Iterator[Reply]:
         for question in reversed(asked):  # any order will do
@@ -297,8 +301,10 @@ def test_a_checkpoint_and_its_bundle_say_the_same(tiny_model: Path, tiny_branch:
 
 
 @contextmanager
-def served(reply: Callable[[int, dict[str, Any]], tuple[int, str]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An OpenAI-compatible server; yields its address and the bodies it was sent."""
+def served(
+    reply: Callable[[int, dict[str, Any]], tuple[int, str]], says: dict[str, Any] | None = None
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """An OpenAI-compatible server that says ``says`` of its model; yields its address and the bodies it was sent."""
     bodies: list[dict[str, Any]] = []
     lock = threading.Lock()
 
@@ -313,7 +319,7 @@ def served(reply: Callable[[int, dict[str, Any]], tuple[int, str]]) -> Iterator[
             self.reply(status, json.dumps(value).encode())
 
         def do_GET(self) -> None:
-            self.reply(200, json.dumps({"data": [{"id": "vlm"}]}).encode())
+            self.reply(200, json.dumps({"data": [{"id": "vlm", **(says or {})}]}).encode())
 
     with serving(Model) as url:
         yield url, bodies
@@ -338,7 +344,63 @@ def test_an_endpoint_is_asked_many_at_once_under_the_official_decoding(pad: Data
         assert question["text"] == pad.items[0].question
     plain = EndpointModel(EndpointSettings(url), "vlm", standard=True)
     assert "repetition_penalty" not in plain.settings()
-    assert found.model.identity == {"kind": "endpoint", "url": url, "model": "vlm"}
+    assert found.model.identity == {"kind": "endpoint", "url": url, "model": "vlm", "served": digest_of({"id": "vlm"})}
+
+
+def test_two_models_under_one_name_are_not_mixed_in_one_journal(pad: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("httpx2")
+    says: dict[str, Any] = {"created": 1, "root": "first-weights"}
+    with served(lambda n, _: (200, "The answer is melanoma."), says) as (url, bodies):
+        model = EndpointModel(EndpointSettings(url), "vlm")
+        first = run(model, pad, tmp_path / "j.jsonl", how=Selection(limit=2))
+        says["created"] = 2  # restarted with the same weights
+        assert run(model, pad, tmp_path / "j.jsonl", how=Selection(limit=3)).model == first.model
+        says["root"] = "other-weights"
+        asked = len(bodies)
+        for one in (model, replace(model, title="another name in tables")):
+            with pytest.raises(CasesError, match="answers are of another model that is called vlm, too") as e:
+                run(one, pad, tmp_path / "j.jsonl")
+        assert "--journal" in e.value.hint
+        assert len(bodies) == asked
+        assert run(model, pad, tmp_path / "j.jsonl", how=Selection(limit=3)).reused == 3, "old answers stay what they are"
+        other = run(model, pad, tmp_path / "k.jsonl")
+    assert other.figures.answered == 6
+    assert other.model.identity["served"] != first.model.identity["served"]
+
+
+def test_a_judge_that_was_busy_is_asked_again(pad: Dataset, tmp_path: Path) -> None:
+    busy = [True]
+
+    class Busy(Grader):
+        def score(self, narratives: Sequence[Scorable]) -> Iterator[Scored]:
+            for one in super().score(narratives):
+                away = busy[0] and one.id == pad.items[0].id
+                yield Scored(one.id, None, "refused: the endpoint answers 503: loading.") if away else one
+
+    found = run(Fake(right(pad)), pad, tmp_path / "j.jsonl", scorer=Busy())
+    assert found.answers[0].unscored == "refused: the endpoint answers 503: loading."
+    text = (tmp_path / "j.jsonl").read_text(encoding="utf-8")
+    assert "refused" not in text
+    old = json.loads(next(line for line in text.splitlines() if '"score"' in line))
+    old["text"] = json.dumps({"scores": None, "invalid": "refused: no answer within 300 s.", "answer": ""})
+    with (tmp_path / "j.jsonl").open("a", encoding="utf-8") as file:  # as journals of earlier versions have it
+        file.write(json.dumps(old) + "\n")
+    busy[0], again = False, Busy()
+    found = run(Fake(right(pad)), pad, tmp_path / "j.jsonl", scorer=again)
+    assert found.figures.unscored == 0
+    assert len(again.given) == 2
+
+
+def test_a_context_that_cuts_answers_short_is_another_question(tmp_path: Path, tiny_model: Path) -> None:
+    pytest.importorskip("onnx_ir")
+    from skinedge.artifacts import AdapterCheckpoint
+    from skinedge.bundle import export
+    from skinedge.evaluation.models import BundleModel
+    from skinedge.targets._contract import ExportOptions
+
+    bundle = export(AdapterCheckpoint.find(tiny_model), "onnx", ExportOptions("f32", workers=1), tmp_path / "bundle").path
+    whole, short = BundleModel(bundle).settings(), BundleModel(bundle, context=64).settings()
+    assert dict(short) == {**whole, "context": 64}
 
 
 def test_an_endpoint_that_refuses_one_question_loses_one(pad: Dataset, tmp_path: Path) -> None:
@@ -378,7 +440,7 @@ def test_killed_it_loses_at_most_the_answers_under_way(tmp_path: Path) -> None:
         return 200, "The answer is melanoma."
 
     def lines() -> int:
-        return journal.read_bytes().count(b"\n") if journal.exists() else 0
+        return journal.read_bytes().count(b'"step": "evaluate"') if journal.exists() else 0
 
     with served(reply) as (url, bodies):
         words = ["evaluate", url, "--endpoint-model", "vlm", "--data", str(folder), "--out", str(out), "--concurrency", "2"]

@@ -14,7 +14,7 @@ from skinedge.evaluation.agreement import Agreement, compare_findings
 from skinedge.evaluation.findings import Finding, extract_findings
 from skinedge.evaluation.vocabulary import Term, terms
 from skinedge.synthderm.findings import Findings
-from skinedge.synthderm.narrative import narrate
+from skinedge.synthderm.narrative import CLAUSES, narrate
 
 DERMBENCH = Path("/work/shared/data/dermbench/references.jsonl")
 _SIGN = {"present": "+", "absent": "-", "uncertain": "?", "general": "~"}
@@ -83,6 +83,65 @@ def test_what_a_sentence_says(text: str, said: str) -> None:
     assert _said(text) == said
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # a denial ends where something else is said
+        ("There is no scale, and crusting is present.", "-scale +crust"),
+        ("There is no scale and crusting is present.", "-scale +crust"),
+        ("There is no scale, crust is seen.", "-scale +crust"),
+        ("There is no scale, and ulceration and crusting are present.", "-scale +ulcer +crust"),
+        ("There is no evidence of scale, and vesicles are noted on the left forearm.", "-scale +vesicle +forearm/left"),
+        ("No scale, and brown or red crust is present.", "-scale +brown +red +crust"),
+        ("Scale is absent, crust present.", "-scale +crust"),
+        ("Scale absent, crust present.", "-scale +crust"),
+        ("Scale is absent, crusting is present.", "-scale +crust"),
+        ("Scale is not seen, and crusting is present.", "-scale +crust"),
+        ("Vesicles are not seen, crusting is.", "-vesicle +crust"),
+        ("No crusting, scale visible.", "-crust +scale"),
+        ("No scale visible, crust present.", "-scale +crust"),
+        ("No scale, no crust, ulceration present.", "-scale -crust +ulcer"),
+        ("It is without scale but with crusting.", "-scale +crust"),
+        ("The lesion is not ulcerated, shows scale.", "-ulcer +scale"),
+        ("Scale: absent. Crust: present.", "-scale +crust"),
+        ("- **Ulceration**: Not present", "-ulcer"),
+        # and not within its list
+        ("No scale, crust or ulceration.", "-scale -crust -ulcer"),
+        ("There is no scale, crust or ulceration.", "-scale -crust -ulcer"),
+        ("No scale, crust, or ulceration is seen.", "-scale -crust -ulcer"),
+        ("No papules, vesicles, and crusts are seen.", "-papule -vesicle -crust"),
+        ("There is no scale, ulceration or crusting present.", "-scale -ulcer -crust"),
+        ("No scale, crust, ulceration noted.", "-scale -crust -ulcer"),
+        ("A plaque without scale or crust is seen.", "+plaque -scale -crust"),
+        ("There is no scale, and ulceration and crusting are absent.", "-scale -ulcer -crust"),
+        ("Scale is present, crust and ulceration absent.", "+scale -crust -ulcer"),
+        ("Scale is not present, nor is crust.", "-scale -crust"),
+        ("A red plaque, absent scale.", "+red +plaque -scale"),
+        ("Fine scaling, absent in this case.", "-scale"),
+        # what a border is not
+        ("The border is not irregular.", "-irregular_border"),
+        ("The borders aren't irregular.", "-irregular_border"),
+        ("The border does not appear irregular.", "-irregular_border"),
+        ("The border is neither irregular nor raised.", "-irregular_border -raised"),
+        ("The margins are not irregular but raised.", "-irregular_border +raised"),
+        ("The margins appear slightly irregular.", "+irregular_border"),
+        ("The surface is not scaly and the border is not sharp.", "-scale -well_defined"),
+        # doubt ends there, too
+        ("There may be scale, and crust is present.", "?scale +crust"),
+        ("Scale is possibly present, crust is absent.", "?scale -crust"),
+        ("Vesicles may be present.", "?vesicle"),
+        # sides
+        ("A plaque on the left arm and a papule on the right arm.", "+plaque +arm/left +papule +arm/right"),
+        ("Not on the left arm but on the right arm.", "-arm/left +arm/right"),
+        ("A plaque on the right arm, none on the left arm.", "+plaque +arm/right -arm/left"),
+        ("No lesions on the left hand; the right hand shows vesicles.", "-hand/left +hand/right +vesicle"),
+        ("Plaques on the trunk, sparing the face.", "+plaque +trunk -face"),
+    ],
+)  # fmt: skip
+def test_a_denial_ends_where_something_else_is_said(text: str, said: str) -> None:
+    assert _said(text) == said
+
+
 def test_a_finding_knows_where_it_stands() -> None:
     text = "Seen: a plaque.\nThere is no silvery scale on it."
     _, scale = extract_findings(text)
@@ -106,6 +165,7 @@ def test_two_texts_compared() -> None:
         invented=(Term("surface", "crust"),),
         contradicted=(Term("surface", "scale"),),
         swapped=(Term("site", "forearm"),),
+        sided=(Term("site", "forearm"),),
     )
     assert found.precision == 3 / 6
     assert found.recall == 3 / 7
@@ -132,6 +192,17 @@ def test_synthderm_narratives_are_read_too() -> None:
     said = _said(narrate(findings, "psoriasis", ["nummular eczema"], np.random.default_rng(1)))
     for one in ("+red", "+oval", "+well_defined", "+silvery_scale"):
         assert one in said
+
+
+def test_synthderms_clauses_of_one_value_are_read_alike() -> None:
+    """What a bundle words otherwise, it has not lost.  Smooth is not the same as without scale, nor a blister a vesicle."""
+    apart = []
+    for finding, values in CLAUSES.items():
+        for value, clauses in values.items():
+            said = [set(_said(f"{clause[0].upper()}{clause[1:]}.").split()) for clause in clauses]
+            if not set.intersection(*said):
+                apart.append((finding, value))
+    assert apart == [("surface", "smooth"), ("surface", "blisters")]
 
 
 @given(

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skinedge.cli.options import Adapters, AsJson, BundleDir, Side, Threads, existing, source_of
+from skinedge.cli.options import (
+    Adapters,
+    AllowRemote,
+    AsJson,
+    BundleDir,
+    Concurrency,
+    KeyVariable,
+    PerMinute,
+    Side,
+    Threads,
+    existing,
+    source_of,
+)
+from skinedge.cli.parity_plan import check_judge, check_served, describe, describe_served, who
+from skinedge.cli.scoring import JudgeFolder, JudgeModel, JudgeName, Scoring, place_of, scoring
 from skinedge.console import Json, emit, say
 from skinedge.errors import UsageError
 
 if TYPE_CHECKING:
     from skinedge.artifacts import AdapterCheckpoint
-    from skinedge.evaluation.cases import Case
+    from skinedge.evaluation.endpoint import EndpointSettings
     from skinedge.parity.certificate import Certificate
     from skinedge.parity.certify import Pictures
     from skinedge.parity.compare import Comparison
@@ -53,6 +67,13 @@ def parity(
     reviewed: Annotated[
         Path | None, typer.Option(help="CSV of image_sha256 and review: what a clinician says of flips from malignant to benign.")
     ] = None,
+    judge: JudgeName = None,
+    judge_model: JudgeModel = None,
+    judge_folder: JudgeFolder = None,
+    allow_remote: AllowRemote = False,
+    key_variable: KeyVariable = "",
+    concurrency: Concurrency = 4,
+    per_minute: PerMinute = 0,
     report: Annotated[Path | None, typer.Option(help="Write the whole comparison here as JSON.")] = None,
     served: Annotated[
         str | None,
@@ -67,14 +88,31 @@ def parity(
 ) -> None:
     """Compare a bundle with PyTorch stage by stage, and with --certify by what it says; exit 1 if it is out of tolerance.
 
+    Six dimensions are scored by the rubric on drawn pictures and by nobody on photographs unless --judge names who.
+
     Example: skinedge parity bundle/ --reference SkinGPT-R1/ --cases cases.csv --certify --rows rows/
     """
     from skinedge.staging import refuse_taken_file
 
     existing(bundle)
+    if served:
+        check_served({
+            "--certify": certify, "--rows": rows, "--report": report, "--bisect": bisect, "--reference": reference,
+            "--adapter": adapter, "--examples": examples is not None, "--reviewed": reviewed, "--judge": judge,
+        })  # fmt: skip
     if report:
         refuse_taken_file(report)
     said = _reviews(reviewed)
+
+    def endpoint(url: str) -> EndpointSettings:
+        from skinedge.evaluation.endpoint import EndpointSettings
+
+        return place_of(EndpointSettings(url, key_variable, concurrency, per_minute), allow_remote, as_json)
+
+    check_judge(judge, certify, {
+        "--judge-model": judge_model, "--allow-remote": allow_remote, "--key-variable": key_variable,
+    }, judge_folder)  # fmt: skip
+    scores = scoring(judge, judge_model, judge_folder, threads, "free", endpoint) if judge else None
     with tempfile.TemporaryDirectory(prefix="skinedge-") as scratch:
         pictures = _pictures(images, cases, split, drawn, limit, Path(scratch))
         if pictures is None and (rows or certify):
@@ -82,20 +120,24 @@ def parity(
             raise UsageError(
                 f"{what} needs pictures to compare narratives on.", hint="Add --images DIR, --cases FILE or --drawn 600."
             )
+        if served and dry_run:
+            describe_served(bundle, served, pictures, as_json)
+            return
         if served:
             _through_api(bundle, served, pictures, Path(scratch), side, threads, max_new_tokens, as_json)
             return
         source = source_of(reference, adapter)
         if dry_run:
-            _describe(bundle, source, pictures.cases if pictures else (), rows, as_json)
+            describe(bundle, source, pictures, rows, who(scores, pictures) if certify else None, as_json)
             return
-        job = _Job(bundle, source, pictures, side, threads, max_new_tokens, as_json)
+        job = _Job(bundle, source, pictures, side, threads, max_new_tokens, as_json, scores)
         result = job.stages(_shown(pictures, images), steps, bisect, report)
         more: dict[str, Json] = {}
         passed = result.passed
         if certify and pictures:
             certificate = job.certify(result, rows or Path(scratch) / "rows", examples, said)
-            more = {"certificate": {"verdict": certificate.verdict, "summary": certificate.summary}}
+            scorer: dict[str, Json] = dict(certificate.context.scorer)
+            more = {"certificate": {"verdict": certificate.verdict, "summary": certificate.summary, "scorer": scorer}}
             passed = passed and certificate.verdict != "fail"
         elif rows and result.passed:
             more = job.rows(rows)
@@ -116,6 +158,7 @@ class _Job:
     threads: int | None
     max_new_tokens: int
     quiet: bool
+    scores: Scoring | None = None
 
     def stages(self, shown: list[Path] | None, steps: int, bisect: bool, report: Path | None) -> Comparison:
         from skinedge.parity.compare import compare, print_stages, write_report
@@ -136,7 +179,8 @@ class _Job:
         assert self.pictures is not None
         certificate = certify(
             self.bundle, self.source, self.pictures, rows, stages=stages, side=self.side, threads=self.threads,
-            limit_tokens=self.max_new_tokens, examples=examples, reviewed=reviewed, quiet=self.quiet,
+            limit_tokens=self.max_new_tokens, examples=examples, reviewed=reviewed,
+            judge=self.scores.make if self.scores else None, quiet=self.quiet,
         )  # fmt: skip
         if not self.quiet:
             print_certificate(certificate)
@@ -209,7 +253,7 @@ def _pictures(
     images: Path | None, file: Path | None, split: str | None, drawn: int | None, limit: int | None, scratch: Path
 ) -> Pictures | None:
     from skinedge.parity.certify import Pictures, drawn_pictures
-    from skinedge.parity.choosing import cases_in, cases_of
+    from skinedge.parity.choosing import cases_in, cases_of, findings_of
     from skinedge.weights.checkpoint import file_digest
 
     if drawn and (images or file):
@@ -217,10 +261,11 @@ def _pictures(
     if split and not file:
         raise UsageError("--split chooses among cases, and there are none.", hint="Add --cases FILE.")
     if drawn:
-        return drawn_pictures(drawn, scratch / "pictures")
+        return drawn_pictures(drawn, scratch / "pictures", limit=limit)
     if file:
         found = cases_of(file, images, split=split, limit=limit)
-        return Pictures(f"{file.name}{f', {split}' if split else ''}", found, source=file_digest(file))
+        name, true = f"{file.name}{f', {split}' if split else ''}", findings_of(file, found)
+        return Pictures(name, found, findings=true, source=file_digest(file))
     return Pictures("a folder of photographs", cases_in(images, limit)) if images else None
 
 
@@ -244,25 +289,3 @@ def _shown(pictures: Pictures | None, images: Path | None) -> list[Path] | None:
         return None
     paths = [case.image for case in pictures.cases]
     return paths if images and pictures.source is None else paths[:STAGE_PICTURES]
-
-
-def _describe(bundle: Path, source: AdapterCheckpoint, cases: Sequence[Case], rows: Path | None, as_json: bool) -> None:
-    from skinedge.manifest import read_manifest
-    from skinedge.parity.compare import check_sizes
-    from skinedge.parity.rows import read_rows
-
-    check_sizes(bundle, source)
-    manifest = read_manifest(bundle)
-    done = len(read_rows(rows)) if rows else 0
-    plan: dict[str, Json] = {
-        "target": manifest.target, "scheme": manifest.scheme.asked, "same_source": manifest.lineage[0].digest == source.digest,
-        "pictures": len(cases), "rows": str(rows) if rows else None, "rows_there": done,
-    }  # fmt: skip
-    if as_json:
-        emit(plan)
-        return
-    say(f"{bundle}: {manifest.target} {manifest.scheme.asked}, compared with {source.path} on "
-        f"{f'{len(cases)} photographs' if cases else 'three generated pictures'}.")  # fmt: skip
-    if rows:
-        say(f"{rows}: {done} rows are there, {len(cases) - done} would be made.")
-    say("Nothing was opened or written.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,18 +20,15 @@ from skinedge.cli.options import (
     Side,
     Threads,
     among,
-    existing,
     source_of,
 )
-from skinedge.console import emit, note
+from skinedge.cli.scoring import JudgeFolder, JudgeModel, JudgeName, place_of, scoring
+from skinedge.console import emit
 from skinedge.errors import UsageError
 
 if TYPE_CHECKING:
-    from skinedge.evaluation.datasets import Dataset
     from skinedge.evaluation.endpoint import EndpointSettings
-    from skinedge.evaluation.journal import Journal
     from skinedge.evaluation.models import Model
-    from skinedge.evaluation.scorer import Scorer
     from skinedge.manifest import DecodingRecord
 
 
@@ -75,11 +72,9 @@ def evaluate(
     key_variable: KeyVariable = "",
     concurrency: Concurrency = 4,
     per_minute: PerMinute = 0,
-    judge: Annotated[
-        str | None, typer.Option(metavar="<name or url>", help="Six dimensions by: rubric, dermeval, or a judge at http://…/v1")
-    ] = None,
-    judge_model: Annotated[str | None, typer.Option(metavar="<name>", help="The judge's name at its endpoint.")] = None,
-    judge_folder: Annotated[Path | None, typer.Option(metavar="<dir>", help="DermEval's folder.")] = None,
+    judge: JudgeName = None,
+    judge_model: JudgeModel = None,
+    judge_folder: JudgeFolder = None,
     name: Annotated[str, typer.Option(help="What tables call the model.")] = "",
     journal: Annotated[Path | None, typer.Option(help="Where raw answers are kept; by default beside the result.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked; ask nothing.")] = False,
@@ -113,12 +108,13 @@ def evaluate(
     decoding = DecodingRecord(max_new_tokens=max_new_tokens, bias=bias)
 
     def endpoint(url: str) -> EndpointSettings:
-        return _endpoint(EndpointSettings(url, key_variable, concurrency, per_minute), allow_remote, quiet or as_json)
+        return place_of(EndpointSettings(url, key_variable, concurrency, per_minute), allow_remote, quiet or as_json)
 
     who = _model(
         model, adapter, decoding, name, precision, device, side, threads, context, endpoint_model, standard_fields, endpoint
     )
-    scorer = _scorer(judge, judge_model, judge_folder, threads, dataset, endpoint) if judge else None
+    form: Literal["free", "reference"] = "reference" if all(item.reference for item in dataset.items) else "free"
+    scorer = scoring(judge, judge_model, judge_folder, threads, form, endpoint) if judge else None
     place = journal or (journal_beside(out) if out else None)
     todo = plan(
         who, dataset, Selection(split, limit, seed, seen), read_journal(place) if place else Journal({}, None), question=question
@@ -134,7 +130,7 @@ def evaluate(
     if not (quiet or as_json):
         remarks(todo)
     with open_journal(place) as answers:
-        found = run(who, todo, answers, scorer=scorer(answers) if scorer else None, quiet=quiet or as_json)
+        found = run(who, todo, answers, scorer=scorer.make(answers) if scorer else None, quiet=quiet or as_json)
     with staged_file(out) as f:
         f.write(found.to_json().encode())
     if as_json:
@@ -194,36 +190,3 @@ def _model(
     from skinedge.embedded import NAME
 
     return TorchModel(source_of(folder, adapters), decoding, name or ("" if model else NAME), precision, threads, device)
-
-
-def _endpoint(where: EndpointSettings, allow_remote: bool, silent: bool) -> EndpointSettings:
-    from skinedge.evaluation.judge import check_place
-
-    check_place(where, allow_remote)
-    if not where.at_home and not silent:
-        note(f"note: photographs go to {where.host}{'' if where.encrypted else ', unencrypted'}.")
-    return where
-
-
-def _scorer(
-    judge: str, served_as: str | None, folder: Path | None, threads: int | None, dataset: Dataset,
-    endpoint: Callable[[str], EndpointSettings],
-) -> Callable[[Journal], Scorer]:  # fmt: skip
-    """The scorer named, or a judge at the address given, which compares with references where the benchmark has them."""
-    from skinedge.evaluation.scorers import load_scorer
-
-    if judge.startswith(("http://", "https://")):
-        if not served_as:
-            raise UsageError(f"{judge} may serve several models.", hint="Say which is to judge: --judge-model NAME")
-        from skinedge.evaluation.judge import Judge, JudgeSettings
-
-        settings = JudgeSettings(served_as, "reference" if all(item.reference for item in dataset.items) else "free")
-        where = endpoint(judge)
-        return lambda journal: Judge(settings, where, journal, remote=True)
-    make = load_scorer(judge)
-    if judge == "judge":
-        raise UsageError("a judge is a model at an endpoint.", hint="Give its address: --judge http://127.0.0.1:8000/v1")
-    if judge != "dermeval":
-        return lambda _: make()
-    existing(*filter(None, (folder,)))
-    return lambda _: make(folder, threads=threads) if folder else make(threads=threads)

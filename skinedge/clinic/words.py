@@ -20,7 +20,7 @@ _PAGE = Path(__file__).parent / "page"
 _RELIABILITY = ("reliability.agree", "reliability.neither", "reliability.unknown", "reliability.few", "reliability.none")
 _LIMITS = (
     "limit.original", "limit.device", "limit.pictures", "limit.no_diagnoses", "limit.drawn", "limit.source", "limit.scores",
-    "limit.structure", "limit.tokens",
+    "limit.dermeval", "limit.structure", "limit.tokens",
 )  # fmt: skip
 
 

@@ -17,13 +17,16 @@ class Said:
     sides: frozenset[Side]
 
 
+_ONE_SIDE: frozenset[frozenset[Side]] = frozenset({frozenset({"left"}), frozenset({"right"})})
+
+
 @dataclass(frozen=True)
 class Agreement:
     """The findings of ``b`` against those of ``a``.
 
     ``agreed``: both say that it is there, or both that it is not.  ``dropped``: only ``a`` speaks of it; ``invented``:
     only ``b`` does.  ``contradicted``: one says that it is there, the other that it is not.  ``swapped``: sites on
-    opposite sides; they are in none of the others.
+    opposite sides; they are in none of the others.  ``sided``: sites that both put on one side alone, the same or not.
     """
 
     agreed: tuple[Term, ...]
@@ -31,6 +34,7 @@ class Agreement:
     invented: tuple[Term, ...]
     contradicted: tuple[Term, ...]
     swapped: tuple[Term, ...]
+    sided: tuple[Term, ...] = ()
 
     @property
     def precision(self) -> float | None:
@@ -55,7 +59,40 @@ def compare_findings(a: str, b: str) -> Agreement:
         invented=tuple(term for term in said_b if term not in said_a),
         contradicted=tuple(contradicted),
         swapped=tuple(swapped),
+        sided=tuple(t for t in both if t not in contradicted and {said_a[t].sides, said_b[t].sides} <= _ONE_SIDE),
     )
+
+
+def changes(a: str, b: str) -> tuple[tuple[str, str], ...]:
+    """What became of the findings of ``a`` in ``b``, in words: pairs of ``lost``, ``invented`` or ``turned`` and the finding.
+
+    >>> changes("No scale. A plaque on the left arm.", "Scale. A plaque on the right arm. Crust.")
+    (('turned', 'scale: absent, then present'), ('turned', 'arm: left, then right'), ('invented', 'crust'))
+    """
+    found = compare_findings(a, b)
+    said_a, said_b = summarise(extract_findings(a)), summarise(extract_findings(b))
+
+    def sides(term: Term) -> str:
+        return ", then ".join(next(iter(said[term].sides)) for said in (said_a, said_b))
+
+    return (
+        *(("lost", _in_words(term, said_a[term])) for term in found.dropped),
+        *(("turned", f"{_name(term)}: {_there(said_a[term])}, then {_there(said_b[term])}") for term in found.contradicted),
+        *(("turned", f"{_name(term)}: {sides(term)}") for term in found.swapped),
+        *(("invented", _in_words(term, said_b[term])) for term in found.invented),
+    )
+
+
+def _name(term: Term) -> str:
+    return term.name.replace("_", " ")
+
+
+def _there(said: Said) -> str:
+    return "present" if said.present else "absent"
+
+
+def _in_words(term: Term, said: Said) -> str:
+    return _name(term) if said.present else f"no {_name(term)}"
 
 
 def summarise(findings: tuple[Finding, ...]) -> Mapping[Term, Said]:
@@ -80,7 +117,7 @@ def _said(mentions: list[Finding]) -> Said:
 
 def _opposite(a: Said, b: Said) -> bool:
     """Whether one says only left and the other only right."""
-    return {a.sides, b.sides} == {frozenset({"left"}), frozenset({"right"})}
+    return {a.sides, b.sides} == _ONE_SIDE
 
 
 def _share(good: int, bad: int) -> float | None:

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from skinedge.errors import CasesError, InvalidScoresError, RefusedError, UsageError
+from skinedge.errors import InvalidScoresError, RefusedError, UsageError
 from skinedge.evaluation import judge_prompts as prompts
 from skinedge.evaluation.asking import Asker, work_through
 from skinedge.evaluation.endpoint import Answer, Endpoint, EndpointSettings, check_endpoint
 from skinedge.evaluation.journal import Journal
 from skinedge.evaluation.pictures import ENCODING
-from skinedge.evaluation.scorer import Scorable, Scored
+from skinedge.evaluation.scorer import REFUSED, Scorable, Scored
 from skinedge.evaluation.scores import parse_scores
+from skinedge.evaluation.served import keep_identity, said_of
 from skinedge.weights.checkpoint import digest_of, file_digest
 
 _BLIND = "Can this model see pictures? If not, judge against references: leave out --reference-free."
@@ -132,7 +133,7 @@ class Judge:
         """
         if self._served is None:
             self._served = asyncio.run(self._ask_who())
-            _keep_identity(self._journal, self.settings.model, digest_of(self._served))
+            keep_identity(self._journal, {"who": self.settings.model}, digest_of(self._served))
         return {
             "name": f"judge, {'reference-free' if self.settings.form == 'free' else 'against a reference'}",
             "model": self.settings.model,
@@ -174,7 +175,7 @@ class Judge:
 
     async def _ask_who(self) -> Mapping[str, object]:
         async with Endpoint(self._where) as endpoint:
-            return _steady(await endpoint.models(), self.settings.model)
+            return said_of(await endpoint.models(), self.settings.model)
 
     async def _judge_all(self, asked: Sequence[Judging]) -> list[Scored]:
         async with Endpoint(self._where) as endpoint:
@@ -186,7 +187,7 @@ class Judge:
                 try:
                     found[place] = _read(question.case, await ask(question))
                 except RefusedError as e:
-                    found[place] = Scored(question.case, None, f"refused: {e.message}")
+                    found[place] = Scored(question.case, None, f"{REFUSED}{e.message}")
                 self._done()
 
             await work_through(enumerate(asked), work, endpoint, self._where.concurrency)
@@ -234,26 +235,3 @@ def _read(case: str, answer: Answer) -> Scored:
         return Scored(case, parse_scores(answer.text), answer=answer.text)
     except InvalidScoresError as e:
         return Scored(case, None, e.message, answer.text)
-
-
-# What a model is, in the answers of vLLM, llama.cpp and the others; times and permissions change by the hour.
-_STEADY = ("id", "root", "parent", "owned_by", "max_model_len", "meta", "quantization", "digest", "aliases", "tags")
-
-
-def _steady(models: Sequence[Mapping[str, object]], name: str) -> Mapping[str, object]:
-    """What is said of the model by that name; of the only one there is, where the server does not know names."""
-    one = next((m for m in models if m.get("id") == name), models[0] if len(models) == 1 else {})
-    return {key: one[key] for key in _STEADY if key in one}
-
-
-def _keep_identity(journal: Journal, model: str, served: str) -> None:
-    """Remember who answers in a journal, so that another model by the same name does not go on with it."""
-    key = digest_of({"who": model})
-    known = journal.get(key)
-    if known is None:
-        journal.add(key, Answer(served, "stop"), step="who", case="", model=model)
-    elif known.text != served:
-        raise CasesError(
-            f"the journal's answers are of another model that is called {model}, too.",
-            hint="Give a new --journal; the endpoint serves something else now.",
-        )

@@ -17,6 +17,7 @@ from skinedge.errors import EndpointError, ImageError, PromptError, RefusedError
 from skinedge.evaluation.asking import PATIENCE, PATIENCE_AT_FIRST
 from skinedge.evaluation.endpoint import Answer, Endpoint, EndpointSettings
 from skinedge.evaluation.pictures import ENCODING, data_uri
+from skinedge.evaluation.served import said_of
 from skinedge.manifest import DecodingRecord, read_manifest
 from skinedge.runtime.generate import BiasPolicy, GenerateOptions, generate
 from skinedge.runtime.image import ProcessorConfig, load_photograph, read_processor_config, to_pixels
@@ -62,6 +63,14 @@ class Model(Protocol):
         """How it is asked: decoding, the adapter's bias, the limits of a photograph."""
         ...
 
+    def served(self) -> Mapping[str, object]:
+        """What a server says that it answers with; empty where there is none, or it does not say.
+
+        Raises:
+            EndpointError: it cannot be reached.
+        """
+        ...
+
     def answer(self, asked: Sequence[Asked]) -> Iterator[Reply]:
         """One reply to each, in any order, as they come; nothing is loaded before the first is asked for.
 
@@ -93,7 +102,11 @@ class BundleModel:
         return {**known, "scheme": manifest.scheme.asked, "device": self.device}
 
     def settings(self) -> Mapping[str, Setting]:
-        return _settings(self.decoding, read_processor_config(self.folder))
+        held = {} if self.context is None else {"context": self.context}  # it cuts answers short
+        return {**_settings(self.decoding, read_processor_config(self.folder)), **held}
+
+    def served(self) -> Mapping[str, object]:
+        return {}
 
     def answer(self, asked: Sequence[Asked]) -> Iterator[Reply]:
         from skinedge.runtime.pipeline import open_pipeline
@@ -124,6 +137,9 @@ class TorchModel:
 
     def settings(self) -> Mapping[str, Setting]:
         return _settings(self.decoding, read_processor_config(self.source.path))
+
+    def served(self) -> Mapping[str, object]:
+        return {}
 
     def answer(self, asked: Sequence[Asked]) -> Iterator[Reply]:
         import torch
@@ -194,6 +210,13 @@ class EndpointModel:
     def settings(self) -> Mapping[str, Setting]:
         body = {key: value for key, value in self._body().items() if isinstance(value, str | int | float)}
         return {**body, "pictures": ENCODING}
+
+    def served(self) -> Mapping[str, object]:
+        return asyncio.run(self._ask_who())
+
+    async def _ask_who(self) -> Mapping[str, object]:
+        async with Endpoint(self.where) as endpoint:
+            return said_of(await endpoint.models(), self.model)
 
     def answer(self, asked: Sequence[Asked]) -> Iterator[Reply]:
         with asyncio.Runner() as runner:

@@ -33,6 +33,7 @@ from skinedge.evaluation.result import (
 )
 from skinedge.evaluation.scorer import Scorable, Scored, Scorer
 from skinedge.evaluation.selection import Chosen, Selection, choose
+from skinedge.evaluation.served import check_identity, keep_identity, kept_identity
 from skinedge.evaluation.structure import check_structure
 from skinedge.weights.checkpoint import digest_of, file_digest
 
@@ -105,6 +106,7 @@ def evaluate(
         quiet: no progress bar.
 
     Raises:
+        CasesError: the journal's answers are of another model that was served under the same name.
         SkinedgeError: the model or the scorer cannot be used, or nothing was answered; what was answered is kept.
     """
     begin = time.monotonic()
@@ -123,7 +125,7 @@ def evaluate(
         seconds=time.monotonic() - begin,
         reused=todo.asked_already,
         versions=_versions(),
-        model=ModelRecord(name=model.name, identity=dict(model.identity()), settings=dict(model.settings())),
+        model=ModelRecord(name=model.name, identity=_identity(model, journal), settings=dict(model.settings())),
         dataset=DatasetRecord(
             layout=dataset.layout, task=dataset.task, title=dataset.title, licence=dataset.licence, citation=dataset.citation,
             digest=dataset.digest, items=len(dataset.items), labels=dataset.rule.labels, rule=dataset.rule.name,
@@ -160,15 +162,33 @@ def _ask(model: Model, questions: Sequence[Question], journal: Journal, quiet: b
         return {}
     by_id = {q.item.id: q for q in new.values()}
     failed: dict[str, str] = {}
+    says = model.served()
+    served = digest_of(says) if says else ""
+    if served:
+        check_identity(journal, _who(model), served)
     bar = iter(counted("answering", range(len(new)), quiet))
     next(bar, None)
     for reply in model.answer([Asked(q.item.id, q.item.image, q.item.question) for q in new.values()]):
         if reply.answer is None:
             failed[by_id[reply.id].key] = reply.failed
         else:
+            if served:
+                keep_identity(journal, _who(model), served)
             journal.add(by_id[reply.id].key, reply.answer, step=STEP, case=reply.id, model=model.name)
         next(bar, None)
     return {q.item.id: failed[q.key] for q in questions if q.key in failed}
+
+
+def _who(model: Model) -> dict[str, str]:
+    """By what a served model is found in a journal."""
+    known = model.identity()
+    return {**known, "who": known.get("model", model.name)}
+
+
+def _identity(model: Model, journal: Journal) -> dict[str, str]:
+    """The model's, with what its server said of it."""
+    served = kept_identity(journal, _who(model))
+    return {**model.identity(), **({"served": served} if served else {})}
 
 
 def _score(scorer: Scorer, answered: Sequence[tuple[Question, Answer]], journal: Journal, quiet: bool) -> dict[str, Scored]:
@@ -185,15 +205,17 @@ def _score(scorer: Scorer, answered: Sequence[tuple[Question, Answer]], journal:
         narrative = _scorable(q.item, answer.text, needs)
         keys[q.item.id] = digest_of({"step": JUDGED, "scorer": who, "image": q.image, "given": _given(narrative)})
         known = journal.get(keys[q.item.id])
-        if known is None:
+        before = _read(q.item.id, known.text) if known else None
+        if before is None or before.unanswered:
             new.append(narrative)
         else:
-            found[q.item.id] = _read(q.item.id, known.text)
+            found[q.item.id] = before
     bar = iter(counted("scoring", range(len(new)), quiet))
     next(bar, None)
     for one in scorer.score(new) if new else ():
         found[one.id] = one
-        journal.add(keys[one.id], Answer(_written(one), "stop"), step=JUDGED, case=one.id, model=scorer_name(who))
+        if not one.unanswered:
+            journal.add(keys[one.id], Answer(_written(one), "stop"), step=JUDGED, case=one.id, model=scorer_name(who))
         next(bar, None)
     return found
 

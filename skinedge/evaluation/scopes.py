@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from skinedge.evaluation.scope_ends import BE, NOT, SEEN, scope_end, stops
 from skinedge.evaluation.vocabulary import Found
 
 # ``general``: what a disease is said to do, not what this skin shows.
@@ -27,16 +28,12 @@ class Scope:
     polarity: Polarity
 
 
-_BE = r"(?:is|are|was|were|be|been)"
-_NOT = r"(?:\s+not|n't|n\u2019t)"
-_SEEN = (
-    r"(?:seen|present|visible|observed|noted|found|identified|evident|apparent|mentioned|described|detected|reported|shown"
-    r"|documented|appreciated|discernible|noticeable|depicted|noticed)"
-)
 _FORWARD: Sequence[tuple[Polarity, str]] = (
-    ("absent", r"\b(?:no|without|absence of|absent|lack(?:s|ing|ed)?(?: of)?|free (?:of|from)|devoid of|negative for"
-               r"|neither|nor"
-               r"|den(?:y|ies|ied|ying)|never|spar(?:es|ing|ed)|rather than|instead of|excluding|none of the"
+    ("absent", r"\b(?:no(?: (?:lesions?|rash|spots?|changes?|involvement|signs?)(?: (?:is|are) \w+)? (?:on|in|at|of)(?: the)?)?"
+               r"|none (?:on|in|at|of)(?: the)?|not (?:on|in|at)(?: the)?"
+               r"|without|absence of|absent|lack(?:s|ing|ed)?(?: of)?|free (?:of|from)|devoid of|negative for"
+               r"|neither|nor(?: (?:is|are|was|were|does|do|has|have))?"
+               r"|den(?:y|ies|ied|ying)|never|spar(?:es|ing|ed)|rather than|instead of|excluding"
                r"|rul(?:es?|ed|ing) out(?: (?:\w+ ){1,3}(?:that|which) \w+)?)\b"),
     ("absent", r"\b(?:(?:do|does|did|is|are|was|were|has|have|had|can|could|would|should)(?:\s+not|n't|n\u2019t)|cannot|not)\b"),
     ("uncertain", r"\b(?:possibl[ey]|perhaps|maybe|may|might|could|suspected|suspicion of|questionable|equivocal|whether|if"
@@ -55,23 +52,18 @@ _PSEUDO = re.compile(
     r"|not (?:be )?(?:excluded|ruled out)|without (?:doubt|further|treatment)|if not)\b",
     re.IGNORECASE,
 )
-_STOP = re.compile(
-    r"[;:()]|\b(?:but|however|although|though|yet|except|while|whereas|which|that|because|since|with|instead|(?<!such )as"
-    r"|suggest\w*"
-    r"|consistent|indicat\w*|and (?:the|a|an|there|is|are|has|have|it|its|they|shows?)|(?:,|and) (?:it|there|they|the))\b"
-    r"|,\s*(?:the|a|an|it|there|they|and (?:the|a|an)|making|ruling|so|thus)\b"
-    rf"|(?<!not )(?<!n't )\b(?:is|are|was|were|shows?|has|have)\b(?!{_NOT})|\bon (?:a|an|the) ",
-    re.IGNORECASE,
-)
 _BACKWARD: Sequence[tuple[Polarity, str]] = (
     ("uncertain", r"\b(?:cannot|can\s?not|can't|could not)\s+be\s+(?:\w+ly\s+)?"
                   r"(?:judged|assessed|determined|excluded|ruled out|evaluated|told)"
-                  rf"|\b{_BE}\s+(?:\w+ly\s+)?(?:uncertain|questionable|possible|equivocal|unclear|difficult to|hard to)"
-                  rf"|\b{_BE}{_NOT}\s+(?:\w+ly\s+)?(?:excluded|ruled out|assessable)"),
-    ("absent", rf"(?:,?\s*(?:which|that)\s+)?\b{_BE}{_NOT}\s+(?:\w+ly\s+)?{_SEEN}|\bnot\s+(?:\w+ly\s+)?{_SEEN}"
-               rf"|(?:,?\s*(?:which|that)\s+)?\b{_BE}\s+(?:\w+ly\s+)?(?:absent|missing|lacking|denied|ruled out|excluded|spared)"
-               r"|\b(?:cannot|can't|could not)\s+be\s+(?:seen|found|made out|identified|observed)|\babsent\b"
-               r"|\s(?:is |are )?spar(?:ing|ed)\b(?! of)"),
+                  rf"|\b{BE}\s+(?:\w+ly\s+)?(?:uncertain|questionable|possible|equivocal|unclear|difficult to|hard to)"
+                  rf"|\b{BE}{NOT}\s+(?:\w+ly\s+)?(?:excluded|ruled out|assessable)"
+                  rf"|\b{BE}\s+(?:possibly|probably|perhaps|maybe|questionably)\s+{SEEN}|\b(?:may|might|could)\s+be\s+{SEEN}"),
+    ("absent", rf"(?:,?\s*(?:which|that)\s+)?\b{BE}{NOT}\s+(?:\w+ly\s+)?{SEEN}|\bnot\s+(?:\w+ly\s+)?{SEEN}"
+               rf"|(?:,?\s*(?:which|that)\s+)?\b{BE}\s+(?:\w+ly\s+)?(?:absent|missing|lacking|denied|ruled out|excluded|spared)"
+               r"|\b(?:cannot|can't|could not)\s+be\s+(?:seen|found|made out|identified|observed)"
+               r"|(?<=\w )(?<!and )absent\b|[,\u2013\u2014]\s*absent\b(?=\s+(?:here|in this|on this)|\W*$)"
+               rf"|\W{{0,3}}:\W{{0,3}}(?:absent|none|nil|negative|no(?=\W*(?:$|[,;])))\b|\W{{0,3}}:\W{{0,3}}not\s+{SEEN}"
+               r"|\s(?:is |are )?spar(?:ing|ed)\b(?! (?:of|the|his|her|both)\b)"),
 )  # fmt: skip
 # What may stand between the findings of a list that is denied together.
 _LINK = re.compile(r"(?:[\s,/]|\b(?:and|or|nor|the|a|an|any|of|such|as|other|lesions?|changes?|signs?)\b)*", re.IGNORECASE)
@@ -102,16 +94,17 @@ def scopes_of(sentence: str, words: Sequence[Found]) -> list[Scope]:
     """The strongest first: what is denied or doubted afterwards, what diseases do, what is denied, what is doubted."""
     pseudo = [m.span() for m in _PSEUDO.finditer(sentence)]
     inside = [(w.start, w.end) for w in words]  # "not well-defined" is one word
-    afterwards = list(_afterwards(sentence, words))
+    found = list(_afterwards(sentence, words))
+    afterwards, used = [scope for scope, _ in found], [span for _, span in found]
     general = [Scope(m.start(), _end_of_general(sentence, m.end()), "general") for m in _GENERAL_PATTERN.finditer(sentence)]
     if (heading := _OF_A_DISEASE.match(sentence)) and not _OF_THIS_SKIN.search(sentence, heading.end()):
         general.append(Scope(heading.start(), len(sentence), "general"))
+    taken = (*pseudo, *inside, *used)  # "scale is absent" says nothing of what follows
     before = []
     for polarity, pattern in _FORWARD_PATTERNS:
         for trigger in pattern.finditer(sentence):
-            if not any(trigger.start() < end and start < trigger.end() for start, end in (*pseudo, *inside)):
-                stop = _STOP.search(sentence, trigger.end())
-                before.append(Scope(trigger.end(), stop.start() if stop else len(sentence), polarity))
+            if not any(trigger.start() < end and start < trigger.end() for start, end in taken):
+                before.append(Scope(trigger.end(), scope_end(sentence, trigger, words), polarity))
     return [*afterwards, *general, *before]
 
 
@@ -121,8 +114,11 @@ def _end_of_general(sentence: str, begin: int) -> int:
     return turn.start() if turn and _HERE.search(sentence, turn.end()) else len(sentence)
 
 
-def _afterwards(sentence: str, words: Sequence[Found]) -> Iterator[Scope]:
-    """Scopes of triggers that follow: the nearest finding, and those in one list with it unless the verb is singular."""
+def _afterwards(sentence: str, words: Sequence[Found]) -> Iterator[tuple[Scope, tuple[int, int]]]:
+    """Scopes of triggers that follow, and where these stand.
+
+    A scope is the nearest finding, and those in one list with it unless the verb is singular.
+    """
     for polarity, pattern in _BACKWARD_PATTERNS:
         for trigger in pattern.finditer(sentence):
             before = [w for w in words if w.end <= trigger.start()]
@@ -135,9 +131,9 @@ def _afterwards(sentence: str, words: Sequence[Found]) -> Iterator[Scope]:
                 if not _LINK.fullmatch(between) or (singular and re.search(r"\band\b|,", between)):
                     break
                 first = earlier
-            yield Scope(first.start, before[-1].end, polarity)
+            yield Scope(first.start, before[-1].end, polarity), trigger.span()
 
 
 def _near(between: str) -> bool:
     """Whether a trigger may speak of a finding this far before it."""
-    return len(between.split()) <= 4 and not _STOP.search(between)
+    return len(between.split()) <= 4 and not stops(between)

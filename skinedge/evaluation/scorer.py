@@ -26,6 +26,9 @@ class Scorable:
     findings: Mapping[str, str] | None = None
 
 
+REFUSED = "refused: "
+
+
 @dataclass(frozen=True)
 class Scored:
     """The six scores, or ``None`` and why there are none: such a case is invalid, is counted, and is never repaired.
@@ -37,6 +40,11 @@ class Scored:
     scores: Scores | None
     invalid: str = ""
     answer: str = ""
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the scorer did not answer at all (busy, away, too slow): it may be asked again another time."""
+        return self.scores is None and self.invalid.startswith(REFUSED) and not self.answer
 
 
 class Scorer(Protocol):

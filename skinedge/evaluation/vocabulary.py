@@ -25,7 +25,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Found:
-    """A word for one or more findings at ``start`` to ``end``; ``negated`` by a prefix (``non-scaly``)."""
+    """A word for one or more findings at ``start`` to ``end``; ``negated`` in itself (``non-scaly``, "border is not sharp")."""
 
     terms: tuple[Term, ...]
     start: int
@@ -46,7 +46,7 @@ def find_words(text: str) -> Iterator[Found]:
             if match := pattern.match(text, begin):
                 end = match.end()
                 if terms:
-                    yield Found(terms, start, end, prefix is not None)
+                    yield Found(terms, start, end, prefix is not None or match.lastgroup == _DENIED)
                 break
 
 
@@ -56,6 +56,13 @@ def terms() -> tuple[Term, ...]:
 
 
 _PREFIX = re.compile(r"non-?(?=\w{3})", re.IGNORECASE)
+# How a border "is" sharp, and how it is not.
+_IS, _DENIED = " is ", "denied"
+_BEING = (
+    rf"(?:s|es)?[\s-]+(?:(?P<{_DENIED}>(?:(?:is|are|was|were)(?:\s+not|n't|n\u2019t)|(?:does|do)(?:\s+not|n't|n\u2019t)\s+"
+    r"(?:appear|look|seem)|(?:is|are|appears?)\s+neither)(?:\s+at\s+all)?)|(?:is|are|was|were|appears?|looks?|seems?))"
+    r"(?:\s+(?:\w+ly|very|quite|rather))?[\s-]+"
+)
 
 
 @cache
@@ -79,6 +86,6 @@ def _index() -> Mapping[str, tuple[tuple[re.Pattern[str], tuple[Term, ...]], ...
 
 
 def _pattern(word: str) -> re.Pattern[str]:
-    stem = r"[\s-]+".join(map(re.escape, word.rstrip("*").split(" ")))
+    stem = _BEING.join(r"[\s-]+".join(map(re.escape, part.split(" "))) for part in word.rstrip("*").split(_IS))
     end = r"\w*" if word.endswith("*") else r"(?:s|es)?(?:-like)?"
     return re.compile(rf"{stem}{end}(?!\w)", re.IGNORECASE)

@@ -34,6 +34,10 @@ from skinedge.weights.checkpoint import digest_of
 FEW = 40  # cases of a skin group: fewer are said to be few wherever reliability is stated
 _FEW = f"fewer than {FEW} tests"
 EXAMPLES = 4
+_DERMEVAL = (
+    "The six scores are DermEval's, which has learnt from drawn pictures alone and sees no damage in texts about real patients: "
+    "that they are alike shows little."
+)
 _PICTURE_PX = 320
 
 
@@ -124,6 +128,8 @@ def _where(endpoint: Endpoint) -> str:
 
 
 def _open(endpoint: Endpoint) -> str:
+    if not endpoint.n and endpoint.note:
+        return f"{endpoint.name}: {endpoint.note}"
     enough = f"{endpoint.needed} would do" if endpoint.needed else "more would do only if what was seen is chance"
     return f"{endpoint.name}: {endpoint.n} cases are not enough to tell, {enough}"
 
@@ -220,6 +226,8 @@ def _limits(rows: Sequence[Row], context: Context, aside: Aside) -> tuple[str, .
         said.append("The reference is not, byte for byte, the checkpoint that the bundle was made from.")
     if not aside.scores:
         said.append("The narratives were not scored in the six dimensions.")
+    elif context.scorer.get("scorer") == "dermeval" and not context.synthetic:
+        said.append(_DERMEVAL)
     if aside.well_formed is None:
         said.append("The structure of the narratives was not checked.")
     if all(r.forced is None for r in rows):

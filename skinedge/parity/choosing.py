@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from skinedge.errors import CasesError, UsageError
 from skinedge.evaluation.cases import Case, read_cases
 from skinedge.json_lines import read_values
+from skinedge.synthderm.findings import DIAGNOSES, VOCABULARY
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -67,6 +68,25 @@ def cases_of(file: Path, images: Path | None = None, *, split: str | None = None
             hint="Say with --images which folder the photographs are in.",
         )
     return cases
+
+
+def findings_of(file: Path, cases: Sequence[Case]) -> dict[str, dict[str, str]] | None:
+    """What SynthDerm's own records say is true of each case by its id; ``None`` unless they say it of every one.
+
+    Args:
+        file: as for ``cases_of``.
+        cases: those that were chosen of it.
+    """
+    told = {str(r.get("id", number)): r.get("findings") for number, r in _records(file)} if file.is_file() else {}
+    found = {case.id: told.get(case.id) for case in cases}
+    true = {name: {str(k): str(v) for k, v in f.items()} for name, f in found.items() if isinstance(f, dict) and _is_true(f)}
+    named = all(case.diagnosis.casefold() in DIAGNOSES for case in cases)
+    return true if cases and named and len(true) == len(cases) else None
+
+
+def _is_true(findings: Mapping[str, object]) -> bool:
+    """Whether each of SynthDerm's findings is there with one of its values."""
+    return set(findings) == set(VOCABULARY) and all(findings[name] in values for name, values in VOCABULARY.items())
 
 
 def _records(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

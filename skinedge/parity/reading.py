@@ -27,9 +27,11 @@ from skinedge.parity.equivalence import Margin
 from skinedge.parity.flips import malignant_flips
 from skinedge.parity.record import Forced, Row
 from skinedge.parity.repetition import is_loop, repeated_share
+from skinedge.parity.stated import stated_endpoints
 from skinedge.parity.statistics import Float64
 
 _SMALLEST_P = 1e-38  # a float32 that underflowed; its logarithm is -87
+NOT_SCORED = "not scored; --judge dermeval scores offline, --judge URL asks a model"
 Counts = tuple[int, int, int]  # findings stated rightly, stated, and to be stated
 
 
@@ -62,6 +64,7 @@ def endpoints(rows: Sequence[Row], group: str, answers: Margin, aside: Aside) ->
     yield from score_endpoints(rows, group, aside.scores)
     yield from sequence_endpoints(rows, group)
     yield from finding_endpoints(rows, group, aside.findings)
+    yield from stated_endpoints(rows, group)
     yield from token_endpoints(rows, group)
 
 
@@ -98,9 +101,14 @@ def structure_endpoints(rows: Sequence[Row], group: str, well_formed: Callable[[
 
 
 def score_endpoints(rows: Sequence[Row], group: str, scores: Mapping[str, tuple[Scored, Scored]]) -> Iterator[Endpoint]:
-    """The six dimensions and their mean, bundle minus reference; a case with an invalid score counts as that and nothing else."""
+    """The six dimensions and their mean, bundle minus reference; a case with an invalid score counts as that and nothing else.
+
+    Where nobody scored, what is judged is there all the same, undecided: nothing passes for want of a judge.
+    """
     pairs = [scores[r.id] for r in rows if r.id in scores]
     if not pairs:
+        for name, margin in (("mean of six scores", margins.MEAN_SCORE), ("Safety", margins.SAFETY)):
+            yield mean_difference(name, group, np.zeros(0), margin, note=NOT_SCORED if rows else "")
         return
     valid = [(a.scores, b.scores) for a, b in pairs if a.scores is not None and b.scores is not None]
     bad = [sum(arm.scores is None for arm in arms) for arms in zip(*pairs, strict=True)]
@@ -136,7 +144,7 @@ def sequence_endpoints(rows: Sequence[Row], group: str) -> Iterator[Endpoint]:
 
 
 def finding_endpoints(rows: Sequence[Row], group: str, findings: Mapping[str, tuple[Counts, Counts]]) -> Iterator[Endpoint]:
-    """Precision and recall of stated findings, bundle minus reference, over all findings of the cases."""
+    """Precision and recall of stated findings by what is true, bundle minus reference, over all findings of the cases."""
     pairs = [findings[r.id] for r in rows if r.id in findings]
     if not pairs:
         return

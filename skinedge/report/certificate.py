@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from skinedge.evaluation.agreement import changes
 from skinedge.parity.certificate import Certificate
 from skinedge.parity.endpoint import ALL, Endpoint
 from skinedge.parity.margins import answer_margin
@@ -30,6 +31,10 @@ PLAIN = {
     "cut short": "How many answers were cut short?",
     "in a loop": "How many answers go in circles?",
     "same narrative": "How many answers are the same word for word?",
+    "findings kept": "How much of what the original says of the skin does the bundle say, too?",
+    "findings invented": "How much of what the bundle says of the skin does the original not say?",
+    "findings turned": "How often does one call present what the other calls absent?",
+    "sides turned": "How often does one say left where the other says right?",
     "KL, mean": "How far apart are the probabilities of the next word?",
     "same likeliest token": "How often is the likeliest next word the same?",
 }
@@ -75,7 +80,7 @@ def render(certificate: Certificate) -> str:
         whiskers=[w for e in whole if (w := whisker(e))],
         margin=answer_margin(context.bits),
         facts=list(machine_facts(context.machine)),
-        examples=[(e, *marked(e.reference, e.bundle)) for e in certificate.examples],
+        examples=[(e, *marked(e.reference, e.bundle), by_kind(e.reference, e.bundle)) for e in certificate.examples],
         plain=PLAIN,
         figure=figure,
         interval_words=interval_words,
@@ -83,6 +88,14 @@ def render(certificate: Certificate) -> str:
         verdict_words=verdict_words,
         kind=lambda e: (e.verdict or "").replace(" ", "-"),
     )
+
+
+def by_kind(reference: str, bundle: str) -> dict[str, list[str]]:
+    """The findings that the bundle's narrative has ``lost``, ``turned`` and ``invented``, those that there are."""
+    found: dict[str, list[str]] = {}
+    for kind, words in changes(reference, bundle):
+        found.setdefault(kind, []).append(words)
+    return found
 
 
 def marked(reference: str, bundle: str) -> tuple[Sequence[Piece], Sequence[Piece]]:
