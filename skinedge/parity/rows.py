@@ -35,6 +35,7 @@ from skinedge.weights.checkpoint import digest_of, file_digest
 
 ROWS_FILE = "rows.jsonl"
 SETTINGS_FILE = "settings.json"
+_ONLY_WATCH = ("nvidia-ml-py",)  # libraries that change no answer
 _DIGITS = 7  # of each probability and distance that is written: more than they are reproducible to
 
 
@@ -131,9 +132,8 @@ def _check(folder: Path, cases: Sequence[Case], settings: Mapping[str, str]) -> 
 def _here() -> str:
     """What the bundle runs on: rows of another device, driver or library say nothing of this one."""
     machine = describe_here()
-    return "; ".join(
-        [machine.model, machine.processor, machine.gpu or "no GPU", *(f"{k} {v}" for k, v in machine.versions.items())]
-    )
+    computing = (f"{name} {version}" for name, version in sorted(machine.versions.items()) if name not in _ONLY_WATCH)
+    return "; ".join([machine.model, machine.processor, machine.gpu or "no GPU", *computing])
 
 
 def _begin(folder: Path, settings: Mapping[str, str]) -> None:
