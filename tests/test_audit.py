@@ -13,7 +13,9 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import environment, process, typed
@@ -322,6 +324,32 @@ def test_what_interrupts_a_record_ends_the_log_until_it_is_opened_again(folder: 
     with AuditLog(folder):
         pass
     assert [r.fields.get("n") for r in records(folder) if r.seq > 32 and r.event == "answer"] == [1]
+
+
+def test_a_write_that_was_cut_short_is_no_record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short:
+        """A file that takes half of what it is given, as a disk does that is nearly full."""
+
+        def __init__(self, file: FileIO) -> None:
+            self._file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+        def write(self, line: bytes) -> int:
+            return self._file.write(line[: len(line) // 2])
+
+    with AuditLog(folder) as log:
+        count = log.head().count
+        with monkeypatch.context() as patch:
+            patch.setattr(log, "_file", Short(log._file))
+            with pytest.raises(AuditError, match="could not be written: No space left on device"):
+                log.append("answer")
+        assert verify_log(folder).count == log.head().count == count
+        log.append("answer", n=1)
+    with AuditLog(folder):
+        pass
+    assert verify_log(folder).count == count + 4  # the answer, closed, opened, closed
 
 
 def test_a_full_disk_loses_the_record_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

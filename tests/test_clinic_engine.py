@@ -17,6 +17,7 @@ from skinedge.clinic import wire
 from skinedge.clinic.engine import BusyError, Engine, EngineSettings, Ticket
 from skinedge.clinic.engine_child import message_of, out_of_memory, question_of
 from skinedge.clinic.events import Ended, Event, Failed, Photo, Question, Said, Started, Waiting
+from skinedge.errors import SkinedgeError
 from skinedge.runtime.prompt import ImagePart, Message, TextPart, ask
 
 
@@ -211,8 +212,25 @@ def test_a_bundle_that_cannot_be_opened_is_said_once_and_for_all(tmp_path: Path)
         assert "is not a bundle" in failed.message
         assert engine.state == "failed"
         assert (await all_of(engine.ask("a", question())))[-1] == failed
+        with pytest.raises(SkinedgeError, match="is not a bundle"):
+            await engine.golden()
 
     with_engine(tmp_path, test, refusals=1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="a process cannot be halted here")
+def test_golden_cases_that_take_too_long_end(bundles: dict[str, Path]) -> None:
+    async def test(engine: Engine) -> None:
+        while engine.state != "ready":
+            await asyncio.sleep(0.02)
+        assert engine.pid
+        os.kill(engine.pid, signal.SIGSTOP)
+        with pytest.raises(SkinedgeError, match="is being started again"):
+            await engine.golden()
+        while engine.state != "ready":
+            await asyncio.sleep(0.02)
+
+    with_engine(bundles["f32"], test, answer_s=0.1)
 
 
 def test_closing_tells_whoever_waits(bundles: dict[str, Path]) -> None:

@@ -299,6 +299,11 @@ def test_an_answer_without_certificate_or_form_says_so() -> None:
     assert words("en")["reliability.failed"] in html.unescape(render(replace(REPORT, failed=True)))
 
 
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00", "yesterday"])
+def test_a_time_that_is_none_is_shown_as_it_came(time: str) -> None:
+    assert time in html.unescape(render(replace(REPORT, exchanges=[Exchange("a", [], RAW, time)])))
+
+
 @pytest.mark.parametrize("skins", [("I-II",), ("I-II", "III-IV"), ("unknown",), ("I-II", "III-IV", "V-VI"), ("V-VI",)])
 def test_every_sentence_of_a_certificate_is_translated(skins: tuple[str, ...]) -> None:
     rows = [replace(row, skin=skins[i % len(skins)]) for i, row in enumerate(make_rows(90, lost=3))]

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from skinedge.clinic import openai_api, skingpt_api
-from skinedge.clinic.desk import Desk
+from skinedge.clinic.desk import Asker, Desk
 from skinedge.clinic.engine import Engine, EngineSettings
 from skinedge.clinic.events import Ended, Failed, Question, Said
 from skinedge.clinic.http import ApiError
@@ -122,6 +122,27 @@ def test_who_leaves_the_queue_is_not_answered(desk: Desk, app: FastAPI, stream: 
     asyncio.run(ask())
     assert waiting == [1]
     assert desk.engine.waiting == 0
+
+
+def test_who_left_is_logged_with_the_time_that_passed(desk: Desk) -> None:
+    async def ask() -> float:
+        asked = desk.ask(Asker("", "a"), Question(()))
+        await asyncio.sleep(0.05)
+        asked.leave()
+        return asked.answer.whole_s
+
+    assert asyncio.run(ask()) >= 0.05
+
+
+def test_a_program_may_ask_for_whatever_is_served(desk: Desk, app: FastAPI) -> None:
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            body = {"messages": [{"role": "user", "content": "hello"}], "model": "skinedge"}
+            answer = asyncio.ensure_future(client.post("/v1/chat/completions", json=body))
+            (await next_asked(desk)).tell(WHOLE)
+            return await answer
+
+    assert asyncio.run(ask()).json()["model"] == "m"
 
 
 @pytest.mark.parametrize(

@@ -77,12 +77,12 @@ def test_without_truth_the_agreement_is_judged() -> None:
     assert measured(many)["agreement"].verdict == "fail"
 
 
-def test_no_diagnosis_on_both_sides_is_the_same_and_is_said() -> None:
+def test_no_diagnosis_on_both_sides_is_no_agreement_and_is_said() -> None:
     row = make_rows(1, reworded=0)[0]
     silent = dataclasses.replace(row.reference, text="<think>A red ring.</think>")
     found = measured([dataclasses.replace(row, reference=silent, bundle=silent)])
-    assert found["agreement"].estimate == 1
-    assert found["agreement"].note == "in 1 neither names a diagnosis"
+    assert (found["agreement"].n, found["agreement"].estimate) == (0, None)
+    assert found["agreement"].note == "in 1 more neither names a diagnosis"
     assert found["accuracy of the reference"].estimate == 0
 
 
@@ -155,7 +155,7 @@ def test_flips_from_malignant_to_benign_must_be_reviewed() -> None:
     _named(rows, 0, "melanoma", "melanoma", "nevus")
     _named(rows, 1, "melanocytic nevus", "melanoma", "mole")  # a correction
     _named(rows, 2, None, "BCC", "seborrheic keratosis")
-    _named(rows, 3, "melanoma", "melanoma", "spitz tumour")  # nobody knows what that is
+    _named(rows, 3, "melanoma", "melanoma", "spitz tumour")  # nobody knows what that is, so somebody must look
     _named(rows, 4, "psoriasis", "psoriasis", "melanoma")
     found = {f.image_sha256: f for f in flips(rows, {})}
     kinds = [(f.change, f.natures, f.dangerous) for f in (found[rows[i].image_sha256] for i in range(5))]
@@ -163,15 +163,15 @@ def test_flips_from_malignant_to_benign_must_be_reviewed() -> None:
         ("lost", ("malignant", "benign"), True),
         ("won", ("malignant", "benign"), False),
         ("changed", ("malignant", "benign"), True),
-        ("lost", ("malignant", "unknown"), False),
+        ("lost", ("malignant", "unknown"), True),
         ("lost", ("benign", "malignant"), False),
     ]
     bad = measured(rows)["malignant to benign"]
-    assert (bad.verdict, bad.estimate) == ("fail", pytest.approx(2 / bad.n))
-    assert "2 not reviewed by a clinician" in bad.note
-    review = {rows[i].image_sha256: "seen again in person" for i in (0, 2)}
+    assert (bad.verdict, bad.estimate) == ("fail", pytest.approx(3 / bad.n))
+    assert "3 not reviewed by a clinician" in bad.note
+    review = {rows[i].image_sha256: "seen again in person" for i in (0, 2, 3)}
     assert measured(rows, reviewed=review)["malignant to benign"].verdict == "pass"
-    one = measured(rows, reviewed={rows[0].image_sha256: "seen"})["malignant to benign"]
+    one = measured(rows, reviewed={rows[i].image_sha256: "seen" for i in (0, 3)})["malignant to benign"]
     assert (one.verdict, "1 not reviewed" in one.note) == ("fail", True)
 
 

@@ -7,6 +7,7 @@ cannot show, is said in ``skinedge.clinic.chain``.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -172,7 +173,8 @@ class AuditLog:
         start, after = self._file.tell(), Head(before.count + 1, digest, before.log)
         self._fault = "it was interrupted while it wrote"  # by what is no error: how far it came is seen at the next start
         try:
-            self._file.write(line)
+            if self._file.write(line) != len(line):  # a disk that is nearly full, or a quota, takes a part without an error
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
             self._write_head(after)
         except OSError as e:

@@ -222,6 +222,8 @@ class Asked:
         """Nobody listens any more.  Leaving twice is harmless."""
         if not self._left:
             self._left = True
+            if self.answer.ended is None and self.answer.failed is None:
+                self.answer.whole_s = time.perf_counter() - self.answer.begin
             self._desk.engine.cancel(self._ticket)
             self._desk.finish(self.answer)
 

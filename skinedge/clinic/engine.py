@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 State = Literal["loading", "ready", "busy", "restarting", "failed", "closed"]
 
+_GOLDEN_ANSWERS = 4  # the golden cases may take as long as so many answers
 _RESTARTED = Failed("engine_restarted", "the model's process ended while it answered; it is being started again.", "Ask again.")
 
 
@@ -194,7 +195,13 @@ class Engine:
             self._soon({"type": "forget", "photos": list(photos)})
 
     async def golden(self) -> wire.Message:
-        """The bundle's golden cases, asked again by the engine between two questions."""
+        """The bundle's golden cases, asked again by the engine between two questions.
+
+        Raises:
+            SkinedgeError: the engine cannot be started, is closed, or ended while it was asked.
+        """
+        if self.state in ("failed", "closed"):
+            raise SkinedgeError(self.detail or "the model's process cannot be started.")
         number = next(self._numbers)
         future: asyncio.Future[wire.Message] = asyncio.get_running_loop().create_future()
         self._asides[number] = future
@@ -261,6 +268,7 @@ class Engine:
         try:
             while True:
                 for number in list(self._asides):
+                    self.state = "busy"
                     await self._aside(process, number)
                 ticket = self._queue.get()
                 if ticket is None:
@@ -280,7 +288,10 @@ class Engine:
 
     async def _aside(self, process: asyncio.subprocess.Process, number: int) -> None:
         await self._send({"type": "golden", "id": number, "bundle": str(self.settings.bundle)})
-        message = await self._read(process)
+        try:
+            message = await asyncio.wait_for(self._read(process), _GOLDEN_ANSWERS * self.settings.answer_s)
+        except TimeoutError as e:
+            raise wire.WireError("the golden cases take too long") from e
         future = self._asides.pop(number, None)
         if future and not future.done():
             future.set_result(message)

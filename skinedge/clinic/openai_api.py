@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from skinedge.console import Json
 
 MAX_PICTURES = 8
+ALIAS = "skinedge"  # whatever bundle is served: an update changes the bundle's name
 # Fields that clients send and that change no answer: who asks, what is kept, how tools would be called.
 HARMLESS = frozenset({
     "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "parallel_tool_calls",
@@ -217,8 +218,10 @@ def _refuse_what_is_not_here(body: ChatRequest, name: str) -> None:
     Raises:
         ApiError: with the field's name.
     """
-    if body.model not in (None, "", name):
-        raise ApiError(404, "model_not_found", f"no model '{body.model}' is served here.", f"Ask for '{name}'.", param="model")
+    if body.model not in (None, "", ALIAS, name):
+        raise ApiError(
+            404, "model_not_found", f"no model '{body.model}' is served here.", f"Ask for '{name}' or '{ALIAS}'.", param="model"
+        )
     plain = body.response_format is None or body.response_format.get("type") == "text"
     for field, fine, why in (
         ("n", body.n in (None, 1), "one answer is given to a question"),

@@ -131,7 +131,7 @@ def _time(text: str) -> str:
     """An ISO time for people, in this machine's zone; what is none is shown as it is."""
     try:
         return _local(datetime.fromisoformat(text))
-    except ValueError:
+    except (ValueError, OverflowError):  # the year 9999, some hours further east
         return text
 
 

@@ -33,22 +33,17 @@ _ONNX_F32: Limits = {
     "narrative": Limit("different", 0.0),
     "answer": Limit("different", 0.0),
 }
-_GGUF_F32: Limits = {
-    "prefill": Limit("kl_mean", 1e-6),
-    "steps": Limit("kl_mean", 1e-6),
-    "narrative": Limit("different", 0.0),
-    "answer": Limit("different", 0.0),
-}
-_GGUF_F16: Limits = {"prefill": Limit("kl_mean", 1e-5), "steps": Limit("kl_mean", 1e-5)}
-# Half-precision activations round at every operator; llama.cpp keeps its activations in 32 bits.
-_ONNX_F16: Limits = {"prefill": Limit("kl_mean", 1e-4), "steps": Limit("kl_mean", 1e-4)}
+# Half-precision activations round at every operator; llama.cpp keeps those of the language model in 32 bits and computes parts of
+# the vision tower in 16 whatever the scheme, so that of 100 of its narratives one leaves the reference's at a near tie.  Sound
+# bundles are off by 1.9e-5 at most (f32 GGUF, 53 pictures), the smallest planted fault by 2.4e-4.
+_ROUNDED: Limits = {"prefill": Limit("kl_mean", 1e-4), "steps": Limit("kl_mean", 1e-4)}
 
 _BY_SCHEME: dict[tuple[str, str], Limits] = {
     ("onnx", "f32"): _ONNX_F32,
-    ("onnx", "f16"): _ONNX_F16,
-    ("trt", "f16"): _ONNX_F16,
-    ("gguf", "f32"): _GGUF_F32,
-    ("gguf", "f16"): _GGUF_F16,
+    ("onnx", "f16"): _ROUNDED,
+    ("trt", "f16"): _ROUNDED,
+    ("gguf", "f32"): _ROUNDED,
+    ("gguf", "f16"): _ROUNDED,
 }
 
 
