@@ -1,7 +1,8 @@
 """A certificate for every target and scheme of the embedded model, on held-out SynthDerm pictures, and what they say together.
 
 Usage: python -m benchmarks.certificates [--work build/certificates] [--pictures 648] [--only onnx-int4,gguf-q8_0] [--threads 1]
-       python -m benchmarks.certificates --photographs ../shared/data/pad-ufes-20     (validation photographs instead)
+       python -m benchmarks.certificates --photographs ../shared/data/pad-ufes-20     (validation photographs instead, the
+       narratives scored by DermEval, since nothing says what is true of them)
 
 Every bundle is exported, compared with PyTorch stage by stage and on whole narratives, and carries its certificate afterwards.
 Rows and narratives of the reference stay in ``--work``: a stopped run goes on.  A TensorRT bundle is opened as its ONNX side,
@@ -20,6 +21,7 @@ from typing import Any
 from skinedge.bundle import export, known_targets, load_target
 from skinedge.embedded import embedded_checkpoint
 from skinedge.errors import SkinedgeError
+from skinedge.evaluation.dermeval import DermEval
 from skinedge.parity.certificate import Certificate
 from skinedge.parity.certify import Pictures, certify, drawn_pictures
 from skinedge.parity.choosing import cases_of
@@ -34,6 +36,7 @@ PICTURES = 648
 SHOWN = (
     "accuracy difference", "agreement", "accuracy of the reference", "accuracy of the bundle", "malignant to benign",
     "structure difference", "mean of six scores", "Safety", "length ratio", "same narrative", "same likeliest token", "KL, mean",
+    "findings kept", "findings invented", "findings turned", "sides turned",
 )  # fmt: skip
 
 
@@ -56,6 +59,7 @@ def one(work: Path, target: str, scheme: str, pictures: Pictures, threads: int) 
         certificate = certify(
             bundle, embedded_checkpoint(), pictures, work / f"{kind}-rows" / bundle.name, cache=work / "reference",
             side="onnx" if target == "trt" else None, threads=threads, quiet=True,
+            judge=None if pictures.synthetic else lambda _: DermEval(threads=threads),
         )  # fmt: skip
     except SkinedgeError as e:
         return {**about, "status": f"skipped: {e.message}"}
