@@ -406,6 +406,12 @@ def test_the_unit_says_what_systemd_understands(tmp_path: Path) -> None:
         assert (done.returncode, complaints) == (0, []), done.stderr
 
 
+@pytest.mark.parametrize("sandbox", ["full", "basic"])
+def test_an_engine_that_the_kernel_kills_does_not_end_the_unit(sandbox: str) -> None:
+    service = texts.unit(places(Path("/p")), sandbox).partition("[Service]")[2].partition("[Install]")[0]
+    assert "OOMPolicy=continue" in service.splitlines()
+
+
 def test_names_are_quoted_as_each_reader_wants(tmp_path: Path) -> None:
     unit = texts.unit(places(Path("/p")), "full").splitlines()
     assert r'ExecStart="/usr/bin/python3" "/p/an \"app\" 100%%/workstation.pyz" serve' in unit
