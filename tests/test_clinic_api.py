@@ -404,6 +404,8 @@ def test_operators_log_in_and_programs_have_a_key(bundles: dict[str, Path], tmp_
         done = client.post("/api/login", json={"name": "otto", "passphrase": "another passphrase"}, headers=mine).json()
         mine = {"X-Skinedge-CSRF": done["csrf"]}
         assert client.post("/api/ask", json=ask, headers=mine).json()["error"]["code"] == "not_allowed"
+        assert client.get("/api/model").json()["digest"], "an auditor sees what is served"
+        assert client.get("/api/certificate").json()["error"]["code"] == "not_found", "and would see its certificate"
         assert client.post("/v1/chat/completions", json=chat()).status_code == 401
         bearer = {"Authorization": f"Bearer {'k' * 32}"}
         assert client.post("/v1/chat/completions", json=chat(), headers=bearer).status_code == 200

@@ -187,12 +187,12 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
 
     @router.get("/api/model", summary="What is served: its lineage and its certificate")
     async def model(request: Request) -> dict[str, object]:
-        visitors.page(request)
+        visitors.page(request, "lineage")
         return _model(desk)
 
     @router.get("/api/certificate", response_class=HTMLResponse, summary="The certificate's page")
     async def certificate(request: Request) -> Response:
-        visitors.page(request)
+        visitors.page(request, "lineage")
         if desk.bundle.certificate is None:
             raise ApiError(404, "not_found", "the bundle has no certificate: it was not compared with the original.")
         return FileResponse(desk.bundle.folder / FOLDER / PAGE, headers={"Content-Security-Policy": DOCUMENT_POLICY})
