@@ -204,7 +204,7 @@ def test_add_list_change_and_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found.check("Dr Zhou", "another one") is not None
     listed = typed("people", "list", "--file", path).out.splitlines()
     assert [line.split("  ")[0] for line in listed[2:]] == ["Dr Zhou", "Wu"]
-    assert "audit, self-test" in listed[3]
+    assert "lineage, self-test" in listed[3]
     assert typed("people", "remove", "Wu", "--file", path).out == "Wu is removed.\n"
     last = typed("people", "remove", "Dr Zhou", "--file", path)
     assert f"Nobody can log in now; delete {path} to do without logins." in last.err
