@@ -1,7 +1,8 @@
 """A ``systemctl --user`` and ``journalctl`` that really start and end the process of a unit, and refuse what is asked of them.
 
 Links to this file lie on the PATH of a test.  Its memory is the folder $FAKE_SYSTEMD: the units as they were last read, and of
-each the process, what it said, and how it ended.  A file ``refuses`` there makes it fail to set up namespaces, as Ubuntu does.
+each the process, what it said, and how it ended.  A file ``refuses`` there makes it fail to set up namespaces, as Ubuntu does;
+a file ``away`` makes it unreachable, as it is from a session without a bus.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ def main(words: list[str]) -> int:
         journal = MEMORY / f"{words[words.index('-u') + 1]}.journal"
         print(journal.read_text() if journal.exists() else "")
         return 0
+    if (MEMORY / "away").exists():
+        print("Failed to connect to bus: No medium found", file=sys.stderr)
+        return 1
     command, *rest = words[1:]
     with (MEMORY / "asked").open("a") as f:
         f.write(f"{command} {' '.join(rest)}\n")

@@ -404,6 +404,8 @@ def test_operators_log_in_and_programs_have_a_key(bundles: dict[str, Path], tmp_
         done = client.post("/api/login", json={"name": "otto", "passphrase": "another passphrase"}, headers=mine).json()
         mine = {"X-Skinedge-CSRF": done["csrf"]}
         assert client.post("/api/ask", json=ask, headers=mine).json()["error"]["code"] == "not_allowed"
+        assert client.get("/api/model").json()["digest"], "an auditor sees what is served"
+        assert client.get("/api/certificate").json()["error"]["code"] == "not_found", "and would see its certificate"
         assert client.post("/v1/chat/completions", json=chat()).status_code == 401
         bearer = {"Authorization": f"Bearer {'k' * 32}"}
         assert client.post("/v1/chat/completions", json=chat(), headers=bearer).status_code == 200
@@ -418,12 +420,26 @@ def test_operators_log_in_and_programs_have_a_key(bundles: dict[str, Path], tmp_
     [
         ({"host": "0.0.0.0"}, "can be reached from other machines, and a photograph would cross"),
         ({"host": "0.0.0.0", "expose": True}, "nobody would have to say who they are"),
+        ({"expose": True}, "nobody would have to say who they are"),
         ({"host": "nowhere"}, "'nowhere' is no address"),
     ],
 )
 def test_only_this_machine_unless_said_otherwise(bundles: dict[str, Path], settings: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         open_server(ServeSettings(EngineSettings(bundles["f32"]), port=0, **settings))  # type: ignore[arg-type]
+
+
+def test_behind_a_proxy_with_tls(bundles: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("k" * 32)
+    with workstation(bundles["f32"], expose=True, key_file=tmp_path / "key", names=("Skin.Clinic",)) as (client, _):
+        assert "Secure" not in client.get("/api/session").headers["set-cookie"]
+        page = {"Host": "skin.clinic", "Origin": "https://skin.clinic"}
+        refused = client.get("/api/session", headers=page)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "wrong_origin")
+        assert "X-Forwarded-Proto" in refused.json()["error"]["hint"]
+        passed = client.get("/api/session", headers={**page, "X-Forwarded-Proto": "https"})
+        assert passed.status_code == 200
+        assert "Secure" in passed.headers["set-cookie"]
 
 
 def test_a_short_key_and_a_taken_port_are_refused(

@@ -679,6 +679,36 @@ def test_a_visit_waits_for_its_operator_and_for_nobody_else(
         assert page.locator(".exchange, .photo").count() == 0
 
 
+def test_an_idle_page_lets_its_operator_in_and_out(browser: Browser, bundle: Path, photos: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "people.json"
+    People((person("Dr. Li", "clinician", "correct horse battery"),), True).save(path)
+    with (
+        workstation(bundle, engine(bundle), people=path, idle_s=1.5) as (_, serving),
+        watched(browser, serving.url, {"language": "en"}) as at,
+    ):
+        page = at.page
+
+        def come_late() -> None:
+            page.wait_for_timeout(2000)
+            page.fill("#login-name", "Dr. Li")
+            page.fill("#login-passphrase", "correct horse battery")
+            page.click("#login-go")
+            page.wait_for_selector("#d-login", state="hidden")
+            assert page.inner_text("#operator") == "Dr. Li"
+
+        page.wait_for_selector("#d-login[open]")
+        come_late()
+        add(page, photos[0])
+        page.wait_for_timeout(2000)
+        page.click("#logout")
+        page.click("#d-confirm [value=yes]")
+        page.wait_for_selector("#open-login:not([hidden])")
+        assert page.text_content("#operator") == ""
+        assert page.locator("#d-login[open]").count() == 0, "who leaves is not asked who they are"
+        page.click("#open-login")
+        come_late()
+
+
 def test_a_photograph_from_the_camera(browser: Browser, url: str) -> None:
     with watched(browser, url) as at:
         page = at.page

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
+import itertools
 import os
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -147,6 +150,26 @@ def test_a_start_that_is_killed_is_tried_again(bundles: dict[str, Path]) -> None
         assert engine.restarted == 4
 
     with_engine(bundles["f32"], test)
+
+
+@pytest.mark.parametrize(("refused", "code"), [(2, None), (3, "engine_failed")])
+def test_a_process_that_the_system_does_not_start_is_a_failed_start(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, refused: int, code: str | None
+) -> None:
+    start, tried = asyncio.create_subprocess_exec, itertools.count(1)
+
+    async def refusing(*words: Any, **options: Any) -> asyncio.subprocess.Process:
+        if next(tried) <= refused:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return await start(*words, **options)
+
+    async def test(engine: Engine) -> None:
+        last = (await all_of(engine.ask("a", question())))[-1]
+        assert (last.code if isinstance(last, Failed) else None) == code
+        assert engine.restarted == 2
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refusing)
+    with_engine(bundles["f32"], test, deaths=3)
 
 
 def test_one_that_dies_before_the_first_word_is_asked_again_once(bundles: dict[str, Path]) -> None:

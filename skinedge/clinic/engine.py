@@ -241,13 +241,13 @@ class Engine:
             self.restarted += 1
 
     async def _open(self) -> asyncio.subprocess.Process | None:
-        process = self._process = await asyncio.create_subprocess_exec(
-            *self.settings.command(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**24
-        )
-        assert process.stdout
         try:
+            process = self._process = await asyncio.create_subprocess_exec(
+                *self.settings.command(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**24
+            )
+            assert process.stdout
             message, _ = await asyncio.wait_for(wire.read_async(process.stdout), self.settings.start_s)
-        except (wire.WireError, TimeoutError):
+        except (wire.WireError, OSError):  # a TimeoutError too; memory or processes that are short now may be free later
             self.detail = ""
             await self._kill()
             return None

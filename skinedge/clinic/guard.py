@@ -39,6 +39,11 @@ HEADERS: Mapping[str, str] = {
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BODY_S = 60.0  # between two pieces of a body
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_OWN_PAGE = "Use its own page."
+_FORWARD = (
+    "Behind a proxy with TLS: start with --expose, let it send X-Forwarded-Proto, and if it runs on another machine, name its "
+    "address in FORWARDED_ALLOW_IPS."
+)
 
 
 class Guard:
@@ -51,7 +56,7 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] = LOOPBACK, max_body: int = 80 << 20) -> None:
-        self._app, self._hosts, self._max_body = app, frozenset(hosts), max_body
+        self._app, self._hosts, self._max_body = app, frozenset(host.lower() for host in hosts), max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or pass on."""
@@ -77,15 +82,19 @@ class Guard:
             )
         origin = given.get("origin")
         if origin is not None and origin != f"{scope['scheme']}://{host}":
-            return ApiError(403, "wrong_origin", "a page of another site may not ask this workstation.", "Use its own page.")
+            return _wrong_origin(_FORWARD if origin == f"https://{host}" else _OWN_PAGE)
         if given.get("sec-fetch-site") in ("cross-site", "same-site") and not (
             scope["method"] in _SAFE and given.get("sec-fetch-mode") == "navigate"
         ):
-            return ApiError(403, "wrong_origin", "a page of another site may not ask this workstation.", "Use its own page.")
+            return _wrong_origin(_OWN_PAGE)
         length = given.get("content-length", "0")
         if not (length.isascii() and length.isdigit()) or int(length) > self._max_body:
             return too_large(self._max_body)
         return None
+
+
+def _wrong_origin(hint: str) -> ApiError:
+    return ApiError(403, "wrong_origin", "a page of another site may not ask this workstation.", hint)
 
 
 def too_large(most: int) -> ApiError:

@@ -155,15 +155,15 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
             raise ApiError(404, "not_found", f"there is no '{name[:100]}'.")
         return FileResponse(assets[name], media_type=_TYPES[assets[name].suffix])
 
-    def visit(session: Session) -> Response:
+    def visit(request: Request, session: Session) -> Response:
         body = Visit(csrf=session.csrf, login=visitors.login(session), operator=session.operator, role=session.role)
         response = JSONResponse(body.model_dump())
-        response.set_cookie(COOKIE, session.id, httponly=True, samesite="strict", path="/")
+        response.set_cookie(COOKIE, session.id, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
         return response
 
     @router.get("/api/session", response_model=Visit, summary="Begin or go on with a visit")
     async def session(request: Request) -> Response:
-        return visit(visitors.session(request) or visitors.sessions.begin())
+        return visit(request, visitors.session(request) or visitors.sessions.begin())
 
     @router.post("/api/login", response_model=Visit, summary="Log in")
     async def login(body: LoginBody, request: Request) -> Response:
@@ -175,7 +175,7 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
                 await desk.record("login-refused", operator=known.name if known else None)
             raise
         await desk.record("login", operator=begun.operator)
-        return visit(begun)
+        return visit(request, begun)
 
     @router.post("/api/logout", response_model=Visit, summary="Log out; the visit's photographs are forgotten")
     async def logout(request: Request) -> Response:
@@ -183,16 +183,16 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
         visitors.sessions.end(own.id)
         if own.operator:
             await desk.record("logout", operator=own.operator)
-        return visit(visitors.sessions.begin())
+        return visit(request, visitors.sessions.begin())
 
     @router.get("/api/model", summary="What is served: its lineage and its certificate")
     async def model(request: Request) -> dict[str, object]:
-        visitors.page(request)
+        visitors.page(request, "lineage")
         return _model(desk)
 
     @router.get("/api/certificate", response_class=HTMLResponse, summary="The certificate's page")
     async def certificate(request: Request) -> Response:
-        visitors.page(request)
+        visitors.page(request, "lineage")
         if desk.bundle.certificate is None:
             raise ApiError(404, "not_found", "the bundle has no certificate: it was not compared with the original.")
         return FileResponse(desk.bundle.folder / FOLDER / PAGE, headers={"Content-Security-Policy": DOCUMENT_POLICY})

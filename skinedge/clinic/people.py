@@ -30,9 +30,9 @@ from skinedge.registry import check
 from skinedge.staging import staged_file
 
 ROLES: Mapping[str, frozenset[str]] = {
-    "clinician": frozenset({"ask", "self-test"}),
-    "auditor": frozenset({"audit", "self-test"}),
-    "admin": frozenset({"ask", "audit", "self-test"}),
+    "clinician": frozenset({"ask", "lineage", "self-test"}),
+    "auditor": frozenset({"lineage", "self-test"}),
+    "admin": frozenset({"ask", "lineage", "self-test"}),
 }
 MIN_PASSPHRASE, MAX_PASSPHRASE = 10, 1024  # characters
 MAX_NAME = 64
@@ -68,7 +68,7 @@ class Person:
         return f"Person({self.name!r}, {self.role!r})"
 
     def may(self, what: str) -> bool:
-        """Whether the role lets them: ``ask`` a model, read the ``audit`` log, run the ``self-test``."""
+        """Whether the role lets them: ``ask`` a model, see its ``lineage`` and certificate, run the ``self-test``."""
         return what in ROLES[self.role]
 
 

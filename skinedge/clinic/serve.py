@@ -32,8 +32,9 @@ MIN_KEY = 16
 class ServeSettings:
     """How a bundle is served.
 
-    ``host`` is an address of this machine; another than loopback needs ``expose``, and then a key or people.  ``audit`` is the
-    log's folder, ``None`` for no log; ``people`` the list of operators.
+    ``host`` is an address of this machine; another than loopback needs ``expose``, which needs a key or people on any address.
+    ``names`` are further names in ``Host``.  ``audit`` is the log's folder, ``None`` for no log; ``people`` the list of
+    operators.
     """
 
     engine: EngineSettings
@@ -157,16 +158,14 @@ def _check_address(settings: ServeSettings, *, locked: bool) -> None:
         address = ipaddress.ip_address("127.0.0.1" if settings.host == "localhost" else settings.host)
     except ValueError as e:
         raise UsageError(f"'{settings.host}' is no address.", hint="Leave --host out: 127.0.0.1 is this machine only.") from e
-    if address.is_loopback:
-        return
-    if not settings.expose:
+    if not address.is_loopback and not settings.expose:
         raise UsageError(
             f"{settings.host} can be reached from other machines, and a photograph would cross the network unencrypted.",
             hint="Leave --host out, or say --expose if a proxy with TLS stands in front.",
         )
-    if not locked:
+    if settings.expose and not locked:  # on loopback too: a proxy in front lets the others in
         raise UsageError(
-            f"{settings.host} can be reached from other machines and nobody would have to say who they are.",
+            "--expose lets other machines in, and nobody would have to say who they are.",
             hint="Add operators: skinedge people add NAME --role clinician; or name a key with --api-key-file.",
         )
 

@@ -39,9 +39,15 @@ export const begin = async () => take(await send("GET", "/api/session"));
  * @param {string} name
  * @param {string} passphrase
  */
-export const enter = async (name, passphrase) => take(await send("POST", "/api/login", { name, passphrase }));
+export const enter = async (name, passphrase) => take(await renewed("POST", "/api/login", { name, passphrase }));
 
-export const leave = async () => take(await send("POST", "/api/logout", {}));
+export const leave = async () => take(await renewed("POST", "/api/logout", {}));
+
+/**
+ * Forget a photograph. Nobody is asked to log in for it: a session that ended has forgotten its photographs.
+ * @param {string} id
+ */
+export const forget = (id) => send("DELETE", `/api/pictures/${id}`);
 
 /**
  * One request; a session that ended is begun again, and who must log in is asked to.
@@ -54,13 +60,28 @@ export const leave = async () => take(await send("POST", "/api/logout", {}));
 export async function call(method, path, body, signal) {
   for (let again = 0; ; again++) {
     try {
-      return await send(method, path, body, signal);
+      return await renewed(method, path, body, signal);
     } catch (error) {
-      if (!(error instanceof ApiError) || again >= 2) throw error;
-      if (error.code === "csrf" || error.code === "session_needed") await begin();
-      else if (error.code !== "login_needed" || !(await logIn())) throw error;
+      if (!(error instanceof ApiError) || error.code !== "login_needed" || again >= 2 || !(await logIn())) throw error;
     }
   }
+}
+
+/**
+ * One request; a session that ended is begun again, once.
+ * @param {string} method
+ * @param {string} path
+ * @param {Blob | object} [body]
+ * @param {AbortSignal} [signal]
+ */
+async function renewed(method, path, body, signal) {
+  try {
+    return await send(method, path, body, signal);
+  } catch (error) {
+    if (!(error instanceof ApiError) || (error.code !== "csrf" && error.code !== "session_needed")) throw error;
+  }
+  await begin();
+  return send(method, path, body, signal);
 }
 
 /** @param {Response} response */

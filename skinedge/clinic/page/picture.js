@@ -1,5 +1,5 @@
 // A photograph of the visit: the file, how it was turned and cropped, and what the workstation says of it.
-import { ApiError, call } from "./api.js";
+import { ApiError, call, forget } from "./api.js";
 
 /** @typedef {{x: number, y: number, w: number, h: number}} Box parts of the turned picture, 0 to 1 */
 /** @typedef {{turns: number, box: Box}} Edit quarter turns to the right, then what is kept */
@@ -34,7 +34,7 @@ export class Shot {
     this.id = "";
     if (!id) return;
     try {
-      await call("DELETE", `/api/pictures/${id}`);
+      await forget(id);
     } catch {
       // it is forgotten with the session at the latest
     }

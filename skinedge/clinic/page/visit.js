@@ -1,5 +1,5 @@
 // A visit: photographs, questions and answers, all of it in this page's memory and gone with it.
-import { call } from "./api.js";
+import { forget } from "./api.js";
 import { Asking } from "./asking.js";
 import { Exchange } from "./conversation.js";
 import { Desk } from "./desk.js";
@@ -195,7 +195,7 @@ export class Visit {
     });
     addEventListener("pagehide", () => {
       for (const shot of new Set([...this.desk.shots, ...this.exchanges.flatMap((e) => e.shots)])) {
-        if (shot?.id) void call("DELETE", `/api/pictures/${shot.id}`).catch(() => {});
+        if (shot?.id) void forget(shot.id).catch(() => {});
       }
     });
   }

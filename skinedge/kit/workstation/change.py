@@ -76,12 +76,12 @@ def update(places: Places, source: Path, asked: Asked, told: Callable[[str], Non
     if (source / KIT).is_file():
         return install_kit(places, source, asked, told)
     with changing(places):
-        before = _need_installed(places)
+        before, service = _need_installed(places), service_of(places)
         placed = place_bundle(places, source, before.venv, rebuild=before.rebuilt, told=told)
         release = replace(
             before, bundle=placed.folder, digest=placed.digest, target=placed.target, scheme=placed.scheme, rebuilt=placed.rebuilt
         )
-        _switch(places, service_of(places), release, asked.wait, told)
+        _switch(places, service, release, asked.wait, told)
     return release
 
 

@@ -176,11 +176,32 @@ class Keeper:
 
 
 def service_of(places: Places) -> Service:
-    """systemd where the user has one that answers."""
-    if places.windows or not shutil.which("systemctl"):
-        return Keeper(places)
-    asked = subprocess.run(["systemctl", "--user", "show-environment"], capture_output=True, check=False)
-    return Systemd(places) if asked.returncode == 0 else Keeper(places)
+    """What it was installed with, which its files tell; at first systemd, where the user has one that answers.
+
+    Raises:
+        InstallError: it was installed with systemd, and that cannot be reached from here.
+    """
+    installed, keeper = places.unit.exists(), Keeper(places)
+    if places.windows or (not installed and any(file.exists() for file in keeper.files())):
+        return keeper
+    why = _unreachable()
+    if why is None:
+        return Systemd(places)
+    if not installed:
+        return keeper
+    raise InstallError(
+        f"the workstation runs under this user's systemd, which cannot be reached from here: {why}. Log in at the PC itself, or "
+        "type: export XDG_RUNTIME_DIR=/run/user/$(id -u); then the same again. "
+        f"If this machine has no systemd any more, delete {places.unit}"
+    )
+
+
+def _unreachable() -> str | None:
+    """Why the user's systemd does not answer; ``None`` if it does."""
+    if not shutil.which("systemctl"):
+        return "there is no systemctl"
+    asked = subprocess.run(["systemctl", "--user", "show-environment"], capture_output=True, text=True, check=False)
+    return (last_words(asked.stderr) or f"it ended with {asked.returncode}") if asked.returncode else None
 
 
 def last_words(text: str) -> str:

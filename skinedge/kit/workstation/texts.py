@@ -9,7 +9,8 @@ from skinedge.kit.workstation.places import Places
 # What needs a mount or user namespace, which some systems refuse to their users (Ubuntu 24.04 among them).  What changes the
 # capability bounding set (ProtectKernelModules and others) is left out: no user may do that; so is ProtectKernelTunables, which
 # failed under systemd 252 (226) and forbids what no user may do either.  IPAddressDeny takes effect only where the user's
-# manager may load BPF programs; elsewhere it is passed over.
+# manager may load BPF programs; elsewhere it is passed over.  By default systemd would stop the whole unit when the kernel kills
+# the engine for memory, and the server is there to start that again.
 _NAMESPACES = """\
 PrivateUsers=yes
 PrivateTmp=yes
@@ -33,6 +34,7 @@ Restart=on-failure
 RestartSec=3
 RestartPreventExitStatus=2
 KillMode=mixed
+OOMPolicy=continue
 TimeoutStopSec=30
 UMask=0077
 NoNewPrivileges=yes
