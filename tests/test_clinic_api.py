@@ -421,17 +421,23 @@ def test_operators_log_in_and_programs_have_a_key(bundles: dict[str, Path], tmp_
         ({"host": "0.0.0.0"}, "can be reached from other machines, and a photograph would cross"),
         ({"host": "0.0.0.0", "expose": True}, "nobody would have to say who they are"),
         ({"expose": True}, "nobody would have to say who they are"),
+        ({"expose": True, "key_file": True}, "nobody would have to say who they are"),
         ({"host": "nowhere"}, "'nowhere' is no address"),
     ],
 )
-def test_only_this_machine_unless_said_otherwise(bundles: dict[str, Path], settings: dict[str, object], words: str) -> None:
+def test_only_this_machine_unless_said_otherwise(
+    bundles: dict[str, Path], settings: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    if settings.get("key_file"):
+        settings = {**settings, "key_file": tmp_path / "key"}
+        (tmp_path / "key").write_text("k" * 32)
     with pytest.raises(UsageError, match=words):
         open_server(ServeSettings(EngineSettings(bundles["f32"]), port=0, **settings))  # type: ignore[arg-type]
 
 
 def test_behind_a_proxy_with_tls(bundles: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("k" * 32)
-    with workstation(bundles["f32"], expose=True, key_file=tmp_path / "key", names=("Skin.Clinic",)) as (client, _):
+    People().having(person("Asha", "clinician", "a long passphrase")).save(tmp_path / "people.json")
+    with workstation(bundles["f32"], expose=True, people=tmp_path / "people.json", names=("Skin.Clinic",)) as (client, _):
         assert "Secure" not in client.get("/api/session").headers["set-cookie"]
         page = {"Host": "skin.clinic", "Origin": "https://skin.clinic"}
         refused = client.get("/api/session", headers=page)

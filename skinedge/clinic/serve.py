@@ -106,7 +106,7 @@ def open_server(settings: ServeSettings, on_step: Callable[[str], None] = lambda
     from skinedge.clinic.visitors import PeopleList, Visitors
 
     key = _key(settings.key_file)
-    _check_address(settings, locked=PeopleList(settings.people).now().needed or key is not None)
+    _check_address(settings, locked=PeopleList(settings.people).now().needed)
     folder = settings.engine.bundle
     on_step(f"reading every byte of {folder}")
     manifest = verify(folder)
@@ -163,10 +163,10 @@ def _check_address(settings: ServeSettings, *, locked: bool) -> None:
             f"{settings.host} can be reached from other machines, and a photograph would cross the network unencrypted.",
             hint="Leave --host out, or say --expose if a proxy with TLS stands in front.",
         )
-    if settings.expose and not locked:  # on loopback too: a proxy in front lets the others in
+    if settings.expose and not locked:  # on loopback too: a proxy in front lets the others in; a key locks programs out alone
         raise UsageError(
             "--expose lets other machines in, and nobody would have to say who they are.",
-            hint="Add operators: skinedge people add NAME --role clinician; or name a key with --api-key-file.",
+            hint="Add operators: skinedge people add NAME --role clinician. Programs get in by a key: --api-key-file.",
         )
 
 
