@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, File, Form, Path, Request, UploadFile
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
+from starlette.formparsers import MultiPartParser
 from starlette.responses import Response
 
 from skinedge.clinic.desk import Asked, Asker, Desk, failure
@@ -91,28 +93,26 @@ class Health(BaseModel):
 
 def routes(desk: Desk, visitors: Visitors) -> APIRouter:
     """All of them."""
+    MultiPartParser.spool_max_size = 0  # never: a form stays in memory, and the guard limits how much that may be
     router = APIRouter(
-        tags=["SkinGPT-R1"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 409, 413, 415, 422, 429, 503)}
+        tags=["SkinGPT-R1"],
+        route_class=visitors.keyed(),
+        responses={code: {"model": ErrorReply} for code in (400, 401, 403, 409, 413, 415, 422, 429, 503)},
     )
     states = States()
 
-    def asker(request: Request, name: str) -> Asker:
-        visitors.program(request)
-        return Asker("", f"state {name}")
-
     @router.post("/v1/upload/{state_id}", summary="A photograph for the next message")
     async def upload(
-        state_id: StateId, request: Request, file: Annotated[UploadFile, File()], survey: Annotated[str | None, Form()] = None
+        state_id: StateId, file: Annotated[UploadFile, File()], survey: Annotated[str | None, Form()] = None
     ) -> Uploaded:
         del survey
-        visitors.program(request)
         picture = await desk.read(await file.read())
         states.of(state_id).pending = picture.photo
         return Uploaded(message="Image uploaded successfully", path=picture.id)
 
     @router.post("/v1/predict/{state_id}", summary="A message; the answer")
     async def predict(state_id: StateId, said: Spoken, request: Request) -> Reply:
-        who, state = asker(request, state_id), states.of(state_id)
+        who, state = Asker("", f"state {state_id}"), states.of(state_id)
         if state.busy:
             raise ApiError(409, "conflict", "this conversation is being answered already.", "Wait for the answer.")
         if len(state.messages) >= TURNS:
@@ -137,8 +137,7 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
         return Reply(message=answer.text)
 
     @router.post("/v1/reset/{state_id}", summary="Forget a conversation")
-    async def reset(state_id: StateId, request: Request) -> Reply:
-        visitors.program(request)
+    async def reset(state_id: StateId) -> Reply:
         states.forget(state_id)
         return Reply(message="Chat history reset")
 
@@ -150,14 +149,13 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
         language: Annotated[str, Form()] = "zh",
     ) -> Response:
         port = request.client.port if request.client else 0
-        who, tongue = asker(request, f"stream {port}"), language if language in PERSONA else "zh"
+        who, tongue = Asker("", f"stream {port}"), language if language in PERSONA else "zh"
         photo = (await desk.read(await image.read())).photo if image else None
         words = TextPart(f"{PERSONA[tongue]}\n\n{text}")
         message = Message("user", (ImagePart(), words) if photo else (words,))
         asked = desk.ask(who, Question((message,), (photo,) if photo else ()))
         return EventStream(_events(asked, tongue), asked.leave)
 
-    @router.get("/health", summary="Whether questions are taken")
     async def health() -> Health:
         engine = desk.engine
         taken = engine.state in ("ready", "busy", "restarting")
@@ -169,6 +167,7 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
             bundle=desk.bundle.manifest.digest,
         )
 
+    router.add_api_route("/health", health, summary="Whether questions are taken", route_class_override=APIRoute)  # without a key
     return router
 
 
