@@ -47,3 +47,7 @@ def test_segments_are_counted_as_far_as_pillow_reads(before: bytes) -> None:
     with pytest.raises(ImageError, match="more than 1024 segments"):
         load_photograph(whole[:2] + before + b"\xff\xe1\0\x09Exif\0\0a" * 1025 + whole[2:])
     assert load_photograph(whole + b"\xff\xe1\0\x09Exif\0\0a" * 2000).size == (40, 40)  # behind the end: nobody reads it
+
+
+def test_what_lies_behind_a_pngs_end_is_not_counted() -> None:
+    assert load_photograph(saved(image(random.Random(0), size=(40, 40)), "PNG") + bytes(50_000)).size == (40, 40)

@@ -61,10 +61,10 @@ def _jpeg(data: bytes) -> Mapping[str, int]:
 
 
 def _png(data: bytes) -> Mapping[str, int]:
-    """Chunks other than those of pixels."""
+    """Chunks other than those of pixels, up to the end."""
     at, count = 8, 0
-    while at + 8 <= len(data) and count <= MOST_SEGMENTS:
-        count += data[at + 4 : at + 8] != b"IDAT"
+    while count <= MOST_SEGMENTS and (name := data[at + 4 : at + 8]) not in (b"", b"IEND"):
+        count += name != b"IDAT"
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     return {"segments": count}
 
