@@ -19,11 +19,13 @@ from PIL import Image
 from skinedge.clinic import openai_api, skingpt_api
 from skinedge.clinic.desk import Desk
 from skinedge.clinic.engine import Engine, EngineSettings
-from skinedge.clinic.events import Ended, Failed, Question, Said
+from skinedge.clinic.events import Ended, Failed, Photo, Question, Said
 from skinedge.clinic.http import ApiError
 from skinedge.clinic.sessions import Sessions
+from skinedge.clinic.skingpt_api import States
 from skinedge.clinic.visitors import Visitors
 from skinedge.runtime.image import ProcessorConfig
+from skinedge.runtime.prompt import Message, TextPart
 
 WHOLE = Ended("stop", 1, 1, 0, {})
 
@@ -95,6 +97,35 @@ def test_a_photograph_that_comes_while_an_answer_is_written_is_for_the_next_mess
             await second
 
     asyncio.run(visit())
+
+
+def test_conversations_end_by_being_idle_and_make_room() -> None:
+    now, gone = [0.0], []
+    states = States(idle=10, most=3, most_bytes=10_000, clock=lambda: now[0], on_end=gone.extend)
+
+    def shown(name: str, nbytes: int) -> None:
+        states.of(name).pending = Photo(f"photo of {name}", 1, 1, bytes(nbytes))
+
+    shown("a", 3000)
+    shown("b", 3000)
+    states.of("b").busy = True
+    now[0] = 10.0
+    states.sweep()
+    assert gone == ["photo of a"], "an answer is being written in the other"
+    states.of("b").busy = False
+
+    shown("c", 3000)
+    states.of("b")
+    shown("d", 5000)
+    states.sweep()
+    assert gone == ["photo of a", "photo of c"], "11,000 bytes are too many"
+    states.forget("d")
+    for name in "efg":
+        states.of(name).messages.append(Message("user", "hello"))
+    assert (len(states), gone[2:]) == (3, ["photo of d", "photo of b"])
+    states.of("e").messages.append(Message("user", (TextPart("a" * 20_000),)))
+    states.of("h")
+    assert len(states) == 1, "words take room, too"
 
 
 def test_a_form_stays_in_memory(desk: Desk, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
