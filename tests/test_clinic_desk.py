@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from clinic import events, until, visit, workstation
 from PIL import Image
 
-from skinedge.clinic import app, guard
+from skinedge.clinic import app, desk, guard
 from skinedge.clinic.audit import AuditLog, records
+from skinedge.clinic.engine import Engine
 from skinedge.clinic.guard import Guard
 from skinedge.clinic.people import People, person
 from skinedge.clinic.pictures import Pictures, receive
@@ -89,11 +93,47 @@ def test_an_idle_visit_ends_and_its_photographs_with_it(bundles: dict[str, Path]
         ask = {"messages": [{"role": "user", "content": [{"type": "picture", "id": name}]}], "max_new_tokens": 2}
         assert client.post("/api/ask", json=ask, headers=mine).status_code == 200
         until(lambda: client.get("/health").status_code == 200, 1)
-        import time
-
         time.sleep(0.8)
         assert client.post("/api/ask", json=ask, headers=mine).json()["error"]["code"] == "session_needed"
         assert client.post("/api/ask", json=ask, headers=visit(client)).json()["error"]["code"] == "picture_gone"
+
+
+def test_an_idle_conversation_of_a_program_is_forgotten_on_time(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[str] = []
+    monkeypatch.setattr(app, "SWEEP_S", 0.05)
+    monkeypatch.setattr(Engine, "forget", lambda _, names: gone.extend(names))
+    with workstation(bundles["f32"], idle_s=0.4) as (client, _):
+        shown = client.post("/v1/upload/s", files={"file": ("a.png", picture())}).json()["path"]
+        until(lambda: gone == [shown], 10)
+
+
+@pytest.mark.parametrize("how", ["logout", "idle"])
+def test_a_photograph_that_is_read_when_its_visit_ends_is_not_kept(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow(*given: object) -> object:
+        begun.set()
+        assert ended.wait(10)
+        return receive(*given)  # type: ignore[arg-type]
+
+    kept: list[str] = []
+    monkeypatch.setattr(desk, "receive", slow)
+    monkeypatch.setattr(Pictures, "put", lambda _, owner, __: kept.append(owner))
+    with workstation(bundles["f32"], idle_s=600.0 if how == "logout" else 0.4) as (client, _), ThreadPoolExecutor() as pool:
+        mine = visit(client)
+        sending = pool.submit(client.post, "/api/pictures", content=picture(), headers=mine)
+        assert begun.wait(10)
+        if how == "logout":
+            assert client.post("/api/logout", headers=mine).status_code == 200
+        else:
+            time.sleep(0.5)
+        ended.set()
+        assert sending.result().json()["error"]["code"] == "session_needed"
+    assert kept == []
 
 
 def test_who_is_changed_on_the_list_is_told_of(tmp_path: Path) -> None:

@@ -115,18 +115,12 @@ class Desk:
         self._later: set[asyncio.Task[None]] = set()
         self._fault = ""
 
-    async def receive(self, asker: Asker, data: bytes) -> Picture:
-        """A photograph from the bytes of a file, kept for its owner.
+    async def read(self, data: bytes) -> Picture:
+        """A photograph from the bytes of a file; it is not kept.
 
         Raises:
             ApiError: it is none, is damaged, or too large.
         """
-        picture = await self.read(data)
-        self.pictures.put(asker.owner, picture)
-        return picture
-
-    async def read(self, data: bytes) -> Picture:
-        """The same, not kept."""
         try:
             async with self._reading:
                 return await to_thread.run_sync(receive, data, self.bundle.processor, self.limits)
