@@ -9,11 +9,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 from clinic import events, until, visit, workstation
 from PIL import Image
 
-from skinedge.clinic import app, desk, guard
+from skinedge.clinic import app, desk, guard, wire
 from skinedge.clinic.audit import AuditLog, records
 from skinedge.clinic.engine import Engine
 from skinedge.clinic.guard import Guard
@@ -64,9 +65,10 @@ def test_pictures_are_bounded_and_each_has_its_owner(tiny_model: Path) -> None:
     assert kept._held == 0
 
 
-def test_what_cannot_be_written_down_is_not_answered(
+def test_what_cannot_be_written_down_is_not_answered_until_it_can(
     bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(app, "SWEEP_S", 0.05)
     with workstation(bundles["f32"], audit=tmp_path / "audit") as (client, _):
         mine = visit(client)
         ask = {"messages": [{"role": "user", "content": "hello"}], "max_new_tokens": 2}
@@ -83,6 +85,29 @@ def test_what_cannot_be_written_down_is_not_answered(
             refused = client.post("/api/ask", json=ask, headers=mine).json()["error"]
         assert refused["code"] == "log_failed"
         assert refused["message"] == "the audit log cannot be written: the disk is full."
+        until(lambda: client.post("/api/ask", json=ask, headers=mine).status_code == 200, 10)
+    assert [r.fields["lost"] for r in records(tmp_path / "audit") if r.event == "resumed"] == [1]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/ask"])
+def test_too_many_words_stop_neither_the_log_nor_the_engine(bundles: dict[str, Path], tmp_path: Path, path: str) -> None:
+    longest = "\U0001f600" * 1_000_000
+    with AuditLog(tmp_path / "log", keep_text=True) as log:
+        log.append("answer", {"question": longest, "answer": "a" * 1_000_000})
+    assert len(wire.pack({"words": "\0" * 1_000_000})) < wire.MAX_JSON
+    long = [longest + "a"] if path.startswith("/v1") else ["a" * 200_000] * 6
+    with workstation(bundles["f32"], audit=tmp_path / "audit", keep_text=True) as (client, _):
+        mine = visit(client)
+
+        def ask(words: list[str], **more: object) -> httpx.Response:
+            messages = [{"role": "user", "content": text} for text in words]
+            return client.post(path, json={"messages": messages, **more}, headers=mine)
+
+        refused = ask(long).json()["error"]
+        assert (refused["code"], refused["message"]) == ("too_long", "the conversation has more than 1,000,000 characters.")
+        if path.startswith("/v1"):
+            assert ask(["hello"], stop=[longest]).json()["error"]["code"] == "too_long"
+        assert ask(["hello"], **{"max_tokens" if path.startswith("/v1") else "max_new_tokens": 2}).status_code == 200
 
 
 def test_an_idle_visit_ends_and_its_photographs_with_it(bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def make_app(desk: Desk, visitors: Visitors, hosts: Collection[str] = LOOPBACK) 
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         desk.engine.start()
         await desk.record("start", model=desk.bundle.manifest.digest, skinedge=__version__)
-        sweeping = asyncio.create_task(_sweep(visitors.sessions, states))
+        sweeping = asyncio.create_task(_sweep(desk, visitors.sessions, states))
         yield
         sweeping.cancel()
         await desk.engine.close()
@@ -72,12 +72,13 @@ def make_app(desk: Desk, visitors: Visitors, hosts: Collection[str] = LOOPBACK) 
     return Guard(_Counted(app, desk.metrics), hosts)
 
 
-async def _sweep(sessions: Sessions, states: skingpt_api.States) -> None:
-    """End idle visits and conversations on time, and with them their photographs, also when nobody comes."""
+async def _sweep(desk: Desk, sessions: Sessions, states: skingpt_api.States) -> None:
+    """End idle visits and conversations on time, and with them their photographs, also when nobody comes; try a failed log."""
     while True:
         await asyncio.sleep(SWEEP_S)
         sessions.sweep()
         states.sweep()
+        await desk.resume()
 
 
 class _Counted:
