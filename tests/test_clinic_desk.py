@@ -107,6 +107,9 @@ def test_too_many_words_stop_neither_the_log_nor_the_engine(bundles: dict[str, P
         assert (refused["code"], refused["message"]) == ("too_long", "the conversation has more than 1,000,000 characters.")
         if path.startswith("/v1"):
             assert ask(["hello"], stop=[longest]).json()["error"]["code"] == "too_long"
+            parts = [{"type": "text", "text": ""}] * 1025
+            many = client.post(path, json={"messages": [{"role": "user", "content": parts}]})
+            assert (many.status_code, many.json()["error"]["code"]) == (422, "bad_request")
         assert ask(["hello"], **{"max_tokens" if path.startswith("/v1") else "max_new_tokens": 2}).status_code == 200
 
 

@@ -62,7 +62,7 @@ class ChatMessage(BaseModel):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Content]
+    content: str | Annotated[list[Content], Field(max_length=1024)]
 
 
 class StreamOptions(BaseModel):
