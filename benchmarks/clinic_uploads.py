@@ -135,6 +135,41 @@ def swelling(rng: random.Random) -> Upload:
     return Upload(png(side, side, zlib.compress(bytes((3 * side + 1) * side), 1)), (side, side))
 
 
+def scans(picture: Image.Image, count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    whole = saved(picture, "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:-2] + whole[last:-2] * count + whole[-2:]
+
+
+def strips(width: int, height: int, size: int) -> bytes:
+    """A TIFF of one row a strip, all at one place; with its bits in reverse the whole of each is copied for its row."""
+    strip = zlib.compress(bytes(width)).ljust(size, b"\0").translate(bytes(int(f"{b:08b}"[::-1], 2) for b in range(256)))
+    places = 8 + size
+    tags = (
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (266, 3, 1, 2),
+        (273, 4, height, places), (277, 3, 1, 1), (278, 4, 1, 1), (279, 4, height, places + 4 * height),
+    )  # fmt: skip
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    lists = struct.pack(f"<{height}I", *[8] * height) + struct.pack(f"<{height}I", *[size] * height)
+    return struct.pack("<2sHI", b"II", 42, places + 8 * height) + strip + lists + directory
+
+
+def laborious(rng: random.Random) -> Upload:
+    """Small, within the limits, and minutes of work: passes, pieces of metadata, or bytes that are read again and again."""
+    kind = rng.randrange(4)
+    if kind == 0:
+        return Upload(scans(Image.new("RGB", (4000, 4000)), 5000), None)
+    if kind == 1:
+        whole = saved(image(rng), "JPEG")
+        return Upload(whole[:2] + b"\xff\xe1\0\x09Exif\0\0a" * 300_000 + whole[2:], None)
+    if kind == 2:
+        whole, profile = saved(image(rng), "PNG"), b"a\0\0" + zlib.compress(bytes(900_000), 9)
+        chunk = struct.pack(">I", len(profile)) + b"iCCP" + profile + struct.pack(">I", zlib.crc32(b"iCCP" + profile))
+        return Upload(whole[:33] + chunk * 10_000 + whole[33:], None)
+    return Upload(strips(600, 100_000, 1 << 20), None)
+
+
 def animated(rng: random.Random) -> Upload:
     frames = [image(rng, size=(60, 50)) for _ in range(3)]
     kind = rng.choice(("GIF", "WEBP", "PNG"))
@@ -166,7 +201,8 @@ def narrow(rng: random.Random) -> Upload:
 
 MAKERS: dict[str, tuple[Callable[[random.Random], Upload], int]] = {
     "valid": (valid, 14), "CMYK": (cmyk, 5), "16 bit": (deep, 5), "turned by EXIF": (turned, 8), "one pixel": (one_pixel, 4),
-    "truncated": (truncated, 14), "changed bytes": (changed, 18), "bomb": (bomb, 8), "swelling": (swelling, 1),
+    "truncated": (truncated, 14), "changed bytes": (changed, 18), "bomb": (bomb, 8),
+    "swelling": (swelling, 1), "laborious": (laborious, 1),
     "animated": (animated, 5), "no photograph": (other, 10), "polyglot": (polyglot, 6), "too narrow": (narrow, 2),
 }  # fmt: skip
 

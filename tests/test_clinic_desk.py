@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 from clinic import events, until, visit, workstation
 from PIL import Image
 
-from skinedge.clinic import app, guard
+from skinedge.clinic import app, desk, guard, wire
 from skinedge.clinic.audit import AuditLog, records
+from skinedge.clinic.engine import Engine
 from skinedge.clinic.guard import Guard
 from skinedge.clinic.people import People, person
 from skinedge.clinic.pictures import Pictures, receive
@@ -60,9 +65,10 @@ def test_pictures_are_bounded_and_each_has_its_owner(tiny_model: Path) -> None:
     assert kept._held == 0
 
 
-def test_what_cannot_be_written_down_is_not_answered(
+def test_what_cannot_be_written_down_is_not_answered_until_it_can(
     bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(app, "SWEEP_S", 0.05)
     with workstation(bundles["f32"], audit=tmp_path / "audit") as (client, _):
         mine = visit(client)
         ask = {"messages": [{"role": "user", "content": "hello"}], "max_new_tokens": 2}
@@ -79,6 +85,32 @@ def test_what_cannot_be_written_down_is_not_answered(
             refused = client.post("/api/ask", json=ask, headers=mine).json()["error"]
         assert refused["code"] == "log_failed"
         assert refused["message"] == "the audit log cannot be written: the disk is full."
+        until(lambda: client.post("/api/ask", json=ask, headers=mine).status_code == 200, 10)
+    assert [r.fields["lost"] for r in records(tmp_path / "audit") if r.event == "resumed"] == [1]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/ask"])
+def test_too_many_words_stop_neither_the_log_nor_the_engine(bundles: dict[str, Path], tmp_path: Path, path: str) -> None:
+    longest = "\U0001f600" * 1_000_000
+    with AuditLog(tmp_path / "log", keep_text=True) as log:
+        log.append("answer", {"question": longest, "answer": "a" * 1_000_000})
+    assert len(wire.pack({"words": "\0" * 1_000_000})) < wire.MAX_JSON
+    long = [longest + "a"] if path.startswith("/v1") else ["a" * 200_000] * 6
+    with workstation(bundles["f32"], audit=tmp_path / "audit", keep_text=True) as (client, _):
+        mine = visit(client)
+
+        def ask(words: list[str], **more: object) -> httpx.Response:
+            messages = [{"role": "user", "content": text} for text in words]
+            return client.post(path, json={"messages": messages, **more}, headers=mine)
+
+        refused = ask(long).json()["error"]
+        assert (refused["code"], refused["message"]) == ("too_long", "the conversation has more than 1,000,000 characters.")
+        if path.startswith("/v1"):
+            assert ask(["hello"], stop=[longest]).json()["error"]["code"] == "too_long"
+            parts = [{"type": "text", "text": ""}] * 1025
+            many = client.post(path, json={"messages": [{"role": "user", "content": parts}]})
+            assert (many.status_code, many.json()["error"]["code"]) == (422, "bad_request")
+        assert ask(["hello"], **{"max_tokens" if path.startswith("/v1") else "max_new_tokens": 2}).status_code == 200
 
 
 def test_an_idle_visit_ends_and_its_photographs_with_it(bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,11 +121,47 @@ def test_an_idle_visit_ends_and_its_photographs_with_it(bundles: dict[str, Path]
         ask = {"messages": [{"role": "user", "content": [{"type": "picture", "id": name}]}], "max_new_tokens": 2}
         assert client.post("/api/ask", json=ask, headers=mine).status_code == 200
         until(lambda: client.get("/health").status_code == 200, 1)
-        import time
-
         time.sleep(0.8)
         assert client.post("/api/ask", json=ask, headers=mine).json()["error"]["code"] == "session_needed"
         assert client.post("/api/ask", json=ask, headers=visit(client)).json()["error"]["code"] == "picture_gone"
+
+
+def test_an_idle_conversation_of_a_program_is_forgotten_on_time(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[str] = []
+    monkeypatch.setattr(app, "SWEEP_S", 0.05)
+    monkeypatch.setattr(Engine, "forget", lambda _, names: gone.extend(names))
+    with workstation(bundles["f32"], idle_s=0.4) as (client, _):
+        shown = client.post("/v1/upload/s", files={"file": ("a.png", picture())}).json()["path"]
+        until(lambda: gone == [shown], 10)
+
+
+@pytest.mark.parametrize("how", ["logout", "idle"])
+def test_a_photograph_that_is_read_when_its_visit_ends_is_not_kept(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow(*given: object) -> object:
+        begun.set()
+        assert ended.wait(10)
+        return receive(*given)  # type: ignore[arg-type]
+
+    kept: list[str] = []
+    monkeypatch.setattr(desk, "receive", slow)
+    monkeypatch.setattr(Pictures, "put", lambda _, owner, __: kept.append(owner))
+    with workstation(bundles["f32"], idle_s=600.0 if how == "logout" else 0.4) as (client, _), ThreadPoolExecutor() as pool:
+        mine = visit(client)
+        sending = pool.submit(client.post, "/api/pictures", content=picture(), headers=mine)
+        assert begun.wait(10)
+        if how == "logout":
+            assert client.post("/api/logout", headers=mine).status_code == 200
+        else:
+            time.sleep(0.5)
+        ended.set()
+        assert sending.result().json()["error"]["code"] == "session_needed"
+    assert kept == []
 
 
 def test_who_is_changed_on_the_list_is_told_of(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +19,13 @@ from PIL import Image
 from skinedge.clinic import openai_api, skingpt_api
 from skinedge.clinic.desk import Asker, Desk
 from skinedge.clinic.engine import Engine, EngineSettings
-from skinedge.clinic.events import Ended, Failed, Question, Said
+from skinedge.clinic.events import Ended, Failed, Photo, Question, Said
 from skinedge.clinic.http import ApiError
 from skinedge.clinic.sessions import Sessions
+from skinedge.clinic.skingpt_api import States
 from skinedge.clinic.visitors import Visitors
 from skinedge.runtime.image import ProcessorConfig
+from skinedge.runtime.prompt import Message, TextPart
 
 WHOLE = Ended("stop", 1, 1, 0, {})
 
@@ -35,7 +38,11 @@ def desk() -> Desk:
 
 @pytest.fixture
 def app(desk: Desk) -> FastAPI:
-    app, visitors = FastAPI(), Visitors(Sessions())
+    return served(desk)
+
+
+def served(desk: Desk, key: str | None = None) -> FastAPI:
+    app, visitors = FastAPI(), Visitors(Sessions(), key=key)
     for api in (openai_api, skingpt_api):
         app.include_router(api.routes(desk, visitors))
     app.add_exception_handler(ApiError, lambda _, e: cast(ApiError, e).response())
@@ -90,6 +97,80 @@ def test_a_photograph_that_comes_while_an_answer_is_written_is_for_the_next_mess
             await second
 
     asyncio.run(visit())
+
+
+def test_conversations_end_by_being_idle_and_make_room() -> None:
+    now, gone = [0.0], []
+    states = States(idle=10, most=3, most_bytes=10_000, clock=lambda: now[0], on_end=gone.extend)
+
+    def shown(name: str, nbytes: int) -> None:
+        states.of(name).pending = Photo(f"photo of {name}", 1, 1, bytes(nbytes))
+
+    shown("a", 3000)
+    shown("b", 3000)
+    states.of("b").busy = True
+    now[0] = 10.0
+    states.sweep()
+    assert gone == ["photo of a"], "an answer is being written in the other"
+    states.of("b").busy = False
+
+    shown("c", 3000)
+    states.of("b")
+    shown("d", 5000)
+    states.sweep()
+    assert gone == ["photo of a", "photo of c"], "11,000 bytes are too many"
+    states.forget("d")
+    for name in "efg":
+        states.of(name).messages.append(Message("user", "hello"))
+    assert (len(states), gone[2:]) == (3, ["photo of d", "photo of b"])
+    states.of("e").messages.append(Message("user", (TextPart("a" * 20_000),)))
+    states.of("h")
+    assert len(states) == 1, "words take room, too"
+
+
+def test_a_form_stays_in_memory(desk: Desk, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    def roll(_: object) -> None:
+        pytest.fail("a photograph was written to the disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", roll)
+    large = {"file": ("a.png", photograph("red")["file"][1] + bytes(3 << 20))}
+
+    async def send() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            assert (await client.post("/v1/upload/s", files=large)).status_code == 200
+            streamed = asyncio.ensure_future(client.post("/diagnose/stream", data={"text": "a"}, files={"image": large["file"]}))
+            (await next_asked(desk)).tell(WHOLE)
+            assert (await streamed).status_code == 200
+
+    asyncio.run(send())
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/v1/upload/s", "multipart/form-data; boundary=b"),
+        ("/diagnose/stream", "multipart/form-data; boundary=b"),
+        ("/v1/predict/s", "application/json"),
+        ("/v1/reset/s", "application/json"),
+        ("/v1/chat/completions", "application/json"),
+    ],
+)
+def test_without_the_key_nothing_of_the_body_is_read(desk: Desk, path: str, kind: str) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        pytest.fail("the body was read")
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "path": path, "query_string": b"",
+        "headers": [(b"content-type", kind.encode())], "client": ("127.0.0.1", 4),
+    }  # fmt: skip
+    asyncio.run(served(desk, key="k" * 16)(scope, receive, send))
+    assert sent[0]["status"] == 401
+    assert b"invalid_api_key" in sent[1]["body"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -34,11 +34,13 @@ def make_app(desk: Desk, visitors: Visitors, hosts: Collection[str] = LOOPBACK) 
         hosts: names it answers under.
     """
 
+    states = skingpt_api.States(idle=visitors.sessions.idle, on_end=desk.engine.forget)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         desk.engine.start()
         await desk.record("start", model=desk.bundle.manifest.digest, skinedge=__version__)
-        sweeping = asyncio.create_task(_sweep(visitors.sessions))
+        sweeping = asyncio.create_task(_sweep(desk, visitors.sessions, states))
         yield
         sweeping.cancel()
         await desk.engine.close()
@@ -55,7 +57,11 @@ def make_app(desk: Desk, visitors: Visitors, hosts: Collection[str] = LOOPBACK) 
         # The environment could add exporters that send what is asked to another machine.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
     )
-    for routes in (page_api.routes(desk, visitors), openai_api.routes(desk, visitors), skingpt_api.routes(desk, visitors)):
+    for routes in (
+        page_api.routes(desk, visitors),
+        openai_api.routes(desk, visitors),
+        skingpt_api.routes(desk, visitors, states),
+    ):
         app.include_router(routes)
 
     @app.get("/metrics", tags=["Operation"], summary="For Prometheus", response_class=Response)
@@ -66,11 +72,13 @@ def make_app(desk: Desk, visitors: Visitors, hosts: Collection[str] = LOOPBACK) 
     return Guard(_Counted(app, desk.metrics), hosts)
 
 
-async def _sweep(sessions: Sessions) -> None:
-    """End idle visits on time, and with them their photographs, also when nobody comes."""
+async def _sweep(desk: Desk, sessions: Sessions, states: skingpt_api.States) -> None:
+    """End idle visits and conversations on time, and with them their photographs, also when nobody comes; try a failed log."""
     while True:
         await asyncio.sleep(SWEEP_S)
         sessions.sweep()
+        states.sweep()
+        await desk.resume()
 
 
 class _Counted:

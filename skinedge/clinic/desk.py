@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from skinedge.console import Json
     from skinedge.manifest import Manifest
     from skinedge.parity.certificate import Certificate
+
+
+# More than any context holds.  At 12 bytes each, as JSON at its longest, they fit a record of the log and a frame to the engine.
+MOST_CHARACTERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -113,20 +118,14 @@ class Desk:
         self.limits = LIMITS
         self._reading = asyncio.Semaphore(2)
         self._later: set[asyncio.Task[None]] = set()
-        self._fault = ""
+        self._fault, self._lost = "", 0
 
-    async def receive(self, asker: Asker, data: bytes) -> Picture:
-        """A photograph from the bytes of a file, kept for its owner.
+    async def read(self, data: bytes) -> Picture:
+        """A photograph from the bytes of a file; it is not kept.
 
         Raises:
             ApiError: it is none, is damaged, or too large.
         """
-        picture = await self.read(data)
-        self.pictures.put(asker.owner, picture)
-        return picture
-
-    async def read(self, data: bytes) -> Picture:
-        """The same, not kept."""
         try:
             async with self._reading:
                 return await to_thread.run_sync(receive, data, self.bundle.processor, self.limits)
@@ -146,12 +145,15 @@ class Desk:
         """Take a question.
 
         Raises:
-            ApiError: too many are waiting, or the log cannot be written: what is not written down is not answered.
+            ApiError: it has too many words, too many are waiting, or the log cannot be written: what is not written down is
+                not answered.
         """
         if self._fault:
-            raise ApiError(
-                503, "log_failed", f"the audit log cannot be written: {self._fault}", "Make room on its disk; start again."
-            )
+            hint = "Make room on its disk; it is tried again four times a minute."
+            raise ApiError(503, "log_failed", f"the audit log cannot be written: {self._fault}", hint)
+        if _length(question) > MOST_CHARACTERS:
+            told = f"the conversation has more than {MOST_CHARACTERS:,} characters."
+            raise ApiError(400, "too_long", told, "Begin a new one, or ask for less.")
         try:
             return Asked(self, Answer(asker, question))
         except BusyError as e:
@@ -164,8 +166,17 @@ class Desk:
             try:
                 await to_thread.run_sync(lambda: self.audit and self.audit.append(event, texts, **kept))
             except AuditError as e:
-                self._fault = e.message
+                self._fault, self._lost = e.message, self._lost + 1
                 raise
+
+    async def resume(self) -> None:
+        """If the log could not be written, try again; it then says how many records it lacks."""
+        if self._fault and self.audit:
+            append, lost = self.audit.append, self._lost
+            with suppress(AuditError):
+                await to_thread.run_sync(lambda: append("resumed", lost=lost))
+                self._lost -= lost
+                self._fault = self._fault if self._lost else ""
 
     def finish(self, answer: Answer) -> None:
         """Count an answer and write it down, whether or not anybody waits for that."""
@@ -237,7 +248,17 @@ class Asked:
 def _words(question: Question) -> str:
     """The last turn's words."""
     content = question.messages[-1].content if question.messages else ""
-    return content if isinstance(content, str) else "".join(getattr(part, "text", "") for part in content)
+    return content if isinstance(content, str) else "".join(map(_text, content))
+
+
+def _length(question: Question) -> int:
+    """Characters of all turns and of what ends an answer."""
+    words = (w for m in question.messages for w in ([m.content] if isinstance(m.content, str) else map(_text, m.content)))
+    return sum(map(len, words)) + sum(map(len, question.stop))
+
+
+def _text(part: object) -> str:
+    return getattr(part, "text", "")
 
 
 def failure(failed: Failed) -> ApiError:

@@ -63,7 +63,7 @@ class ChatMessage(BaseModel):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Content]
+    content: str | Annotated[list[Content], Field(max_length=1024)]
 
 
 class StreamOptions(BaseModel):
@@ -103,13 +103,13 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
     router = APIRouter(
         prefix="/v1",
         tags=["OpenAI"],
+        route_class=visitors.keyed(),
         responses={code: {"model": ErrorReply} for code in (400, 401, 403, 404, 413, 415, 422, 429, 503)},
     )
     created = int(time.time())
 
     @router.get("/models", summary="The model that is served")
-    async def models(request: Request) -> dict[str, object]:
-        visitors.program(request)
+    async def models() -> dict[str, object]:
         model = {"id": desk.bundle.name, "object": "model", "created": created, "owned_by": "skinedge"}
         return {"object": "list", "data": [model]}
 

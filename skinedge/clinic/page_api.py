@@ -206,8 +206,9 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BINARY}}}},
     )  # fmt: skip
     async def take(request: Request) -> PictureBody:
-        asker = visitors.page(request)
-        picture = await desk.receive(asker, await request.body())
+        visitors.page(request)
+        picture = await desk.read(await request.body())
+        desk.pictures.put(visitors.page(request).owner, picture)  # asked again: the visit may have ended meanwhile
         findings = [FindingBody(code=f.code, value=f.value, limit=f.limit) for f in picture.findings]
         return PictureBody(id=picture.id, width=picture.width, height=picture.height, findings=findings)
 

@@ -55,7 +55,7 @@ class Sessions:
         clock: Callable[[], float] = time.monotonic,
         on_end: Callable[[Session], None] = lambda _: None,
     ) -> None:
-        self._idle, self._absolute, self._most, self._clock, self._on_end = idle, absolute, most, clock, on_end
+        self.idle, self._absolute, self._most, self._clock, self._on_end = idle, absolute, most, clock, on_end
         self._guard = Lock()
         self._sessions: dict[str, Session] = {}  # in the order in which they were last seen
 
@@ -95,7 +95,7 @@ class Sessions:
         """Forget what has ended; ``find`` does it, and whoever wants pictures gone on the minute calls it as well."""
         with self._guard:
             now = self._clock()
-            ids = [s.id for s in self._sessions.values() if now - s.seen >= self._idle or now - s.begun >= self._absolute]
+            ids = [s.id for s in self._sessions.values() if now - s.seen >= self.idle or now - s.begun >= self._absolute]
         for id in ids:
             self.end(id)
 

@@ -8,18 +8,24 @@ applied, decoding is the bundle's, nothing is written to the disk, and a failure
 from __future__ import annotations
 
 import re
+import sys
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, File, Form, Path, Request, UploadFile
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
+from starlette.formparsers import MultiPartParser
 from starlette.responses import Response
 
 from skinedge.clinic.desk import Asked, Asker, Desk, failure
 from skinedge.clinic.events import Failed, Photo, Question, Said
 from skinedge.clinic.http import ApiError, ErrorReply, EventStream, event, while_connected
+from skinedge.clinic.pictures import KEPT_BYTES
+from skinedge.clinic.sessions import IDLE_S
 from skinedge.clinic.visitors import Visitors
 from skinedge.runtime.prompt import ImagePart, Message, TextPart
 
@@ -35,30 +41,74 @@ StateId = Annotated[str, Path(min_length=1, max_length=200)]
 class State:
     """One conversation: its turns with their photographs, and one that waits for the next turn."""
 
+    seen: float
     messages: list[Message] = field(default_factory=list)
     photos: list[Photo] = field(default_factory=list)
     pending: Photo | None = None
     busy: bool = False
 
+    @property
+    def held(self) -> list[Photo]:
+        """Its photographs."""
+        return [*self.photos, *([self.pending] if self.pending else [])]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, nearly."""
+        parts = (p for m in self.messages for p in ([TextPart(m.content)] if isinstance(m.content, str) else m.content))
+        return sum(len(p.rgb) for p in self.held) + sum(sys.getsizeof(p.text) for p in parts if isinstance(p, TextPart))
+
 
 class States:
-    """Conversations by id, bounded."""
+    """Conversations by id, bounded; those of programs end like visits, by being idle.
 
-    def __init__(self, most: int = STATES) -> None:
-        self._most = most
+    Args:
+        idle: seconds without a request after which one is forgotten.
+        most: how many there may be; whichever was used least recently makes room.
+        most_bytes: of photographs and words in all.
+        on_end: is given the ids of the photographs that are forgotten.
+    """
+
+    def __init__(
+        self,
+        *,
+        idle: float = IDLE_S,
+        most: int = STATES,
+        most_bytes: int = KEPT_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+        on_end: Callable[[list[str]], None] = lambda _: None,
+    ) -> None:
+        self._idle, self._most, self._most_bytes, self._clock, self._on_end = idle, most, most_bytes, clock, on_end
         self._kept: OrderedDict[str, State] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def of(self, name: str) -> State:
         """The conversation, or a new one."""
-        state = self._kept.setdefault(name, State())
+        state = self._kept.setdefault(name, State(self._clock()))
+        state.seen = self._clock()
         self._kept.move_to_end(name)
-        if len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+        self.sweep()
         return state
 
     def forget(self, name: str) -> None:
         """Its turns and photographs."""
-        self._kept.pop(name, None)
+        if (gone := self._kept.pop(name, None)) is not None:
+            self._on_end([photo.id for photo in gone.held])
+
+    def sweep(self) -> None:
+        """Forget what was idle for too long, and then what there is no room for; the newest stays."""
+        now = self._clock()
+        for name in [n for n, s in self._kept.items() if now - s.seen >= self._idle and not s.busy]:
+            self.forget(name)
+        sizes = {name: state.nbytes for name, state in self._kept.items()}
+        held = sum(sizes.values())
+        for name in list(sizes)[:-1]:
+            if len(self._kept) <= self._most and held <= self._most_bytes:
+                return
+            held -= sizes[name]
+            self.forget(name)
 
 
 class Spoken(BaseModel):
@@ -89,36 +139,33 @@ class Health(BaseModel):
     bundle: str
 
 
-def routes(desk: Desk, visitors: Visitors) -> APIRouter:
-    """All of them."""
+def routes(desk: Desk, visitors: Visitors, states: States | None = None) -> APIRouter:
+    """All of them; whoever gives ``states`` can sweep them."""
+    MultiPartParser.spool_max_size = 0  # never: a form stays in memory, and the guard limits how much that may be
     router = APIRouter(
-        tags=["SkinGPT-R1"], responses={code: {"model": ErrorReply} for code in (400, 401, 403, 409, 413, 415, 422, 429, 503)}
+        tags=["SkinGPT-R1"],
+        route_class=visitors.keyed(),
+        responses={code: {"model": ErrorReply} for code in (400, 401, 403, 409, 413, 415, 422, 429, 503)},
     )
-    states = States()
-
-    def asker(request: Request, name: str) -> Asker:
-        visitors.program(request)
-        return Asker("", f"state {name}")
+    states = States() if states is None else states
 
     @router.post("/v1/upload/{state_id}", summary="A photograph for the next message")
     async def upload(
-        state_id: StateId, request: Request, file: Annotated[UploadFile, File()], survey: Annotated[str | None, Form()] = None
+        state_id: StateId, file: Annotated[UploadFile, File()], survey: Annotated[str | None, Form()] = None
     ) -> Uploaded:
         del survey
-        visitors.program(request)
         picture = await desk.read(await file.read())
         states.of(state_id).pending = picture.photo
         return Uploaded(message="Image uploaded successfully", path=picture.id)
 
     @router.post("/v1/predict/{state_id}", summary="A message; the answer")
     async def predict(state_id: StateId, said: Spoken, request: Request) -> Reply:
-        who, state = asker(request, state_id), states.of(state_id)
+        who, state = Asker("", f"state {state_id}"), states.of(state_id)
         if state.busy:
             raise ApiError(409, "conflict", "this conversation is being answered already.", "Wait for the answer.")
         if len(state.messages) >= TURNS:
             raise ApiError(400, "too_long", f"the conversation has {TURNS} turns.", "Reset it.")
-        turn, photo = _turn(said.message, state), state.pending
-        photos = [*state.photos, *([photo] if photo else [])]
+        turn, photo, photos = _turn(said.message, state), state.pending, state.held
         state.pending, state.busy = None, True  # a photograph that comes meanwhile is for the next message
         answer = None
         try:
@@ -137,8 +184,7 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
         return Reply(message=answer.text)
 
     @router.post("/v1/reset/{state_id}", summary="Forget a conversation")
-    async def reset(state_id: StateId, request: Request) -> Reply:
-        visitors.program(request)
+    async def reset(state_id: StateId) -> Reply:
         states.forget(state_id)
         return Reply(message="Chat history reset")
 
@@ -150,14 +196,13 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
         language: Annotated[str, Form()] = "zh",
     ) -> Response:
         port = request.client.port if request.client else 0
-        who, tongue = asker(request, f"stream {port}"), language if language in PERSONA else "zh"
+        who, tongue = Asker("", f"stream {port}"), language if language in PERSONA else "zh"
         photo = (await desk.read(await image.read())).photo if image else None
         words = TextPart(f"{PERSONA[tongue]}\n\n{text}")
         message = Message("user", (ImagePart(), words) if photo else (words,))
         asked = desk.ask(who, Question((message,), (photo,) if photo else ()))
         return EventStream(_events(asked, tongue), asked.leave)
 
-    @router.get("/health", summary="Whether questions are taken")
     async def health() -> Health:
         engine = desk.engine
         taken = engine.state in ("ready", "busy", "restarting")
@@ -169,6 +214,7 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
             bundle=desk.bundle.manifest.digest,
         )
 
+    router.add_api_route("/health", health, summary="Whether questions are taken", route_class_override=APIRoute)  # without a key
     return router
 
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from anyio import to_thread
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
 
 from skinedge.clinic.desk import Asker
 from skinedge.clinic.http import ApiError, client_of
 from skinedge.clinic.people import People
 from skinedge.clinic.sessions import Session, Sessions, Throttle, csrf_matches
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
 
 COOKIE = "skinedge_session"
 TOKEN = "X-Skinedge-CSRF"
@@ -121,6 +121,22 @@ class Visitors:
                 hint = "Send it as Authorization: Bearer KEY; skinedge serve --api-key-file names it."
                 raise ApiError(401, "invalid_api_key", "the key is missing or wrong.", hint)
         return Asker("", client_of(request, name))
+
+    def keyed(self) -> type[APIRoute]:
+        """Routes of programs: the key is looked at before anything of the body is read."""
+        check = self.program
+
+        class Keyed(APIRoute):
+            def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+                handle = super().get_route_handler()
+
+                async def keyed(request: Request) -> Response:
+                    check(request)
+                    return await handle(request)
+
+                return keyed
+
+        return Keyed
 
     async def log_in(self, request: Request, name: str, passphrase: str) -> Session:
         """A session of somebody.

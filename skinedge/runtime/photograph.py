@@ -31,6 +31,7 @@ from PIL import (
 )
 
 from skinedge.errors import ImageError, NotAPhotographError
+from skinedge.runtime.effort import excess, overlaps
 
 # Photographs are decoded one at a time: it bounds memory, and Python's warning filters are shared by all threads.
 _ONE_AT_A_TIME = threading.Lock()
@@ -93,6 +94,7 @@ def load_photograph(source: Path | bytes, limits: ImageLimits = ImageLimits()) -
     name = source.name if isinstance(source, Path) else "the photograph"
     data = _read(source, name, limits) if isinstance(source, Path) else source
     kind = _kind(name, data, limits)
+    _check_work(name, kind, data)
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about tags we do not use
         try:
@@ -162,6 +164,8 @@ def _decode(name: str, kind: str, data: bytes, limits: ImageLimits) -> Image.Ima
     with _PLUGINS[kind](io.BytesIO(data)) as image:
         _check_size(name, image.size, limits)
         _check_single(name, image)
+        if overlaps(image, len(data)):
+            raise ValueError("its strips are together longer than the file")
         # Pillow turns a TIFF upright by itself while loading it.
         orientation = 1 if kind == "TIFF" else _orientation(image)
         image.load()
@@ -170,6 +174,14 @@ def _decode(name: str, kind: str, data: bytes, limits: ImageLimits) -> Image.Ima
         rgb = rgb.transpose(_UPRIGHT[orientation])
     rgb.info.clear()
     return rgb
+
+
+def _check_work(name: str, kind: str, data: bytes) -> None:
+    if (found := excess(kind, data)) is not None:
+        raise ImageError(
+            f"{name} is built to keep a decoder busy: it has {found}.",
+            hint="Open it in a picture viewer and save it as JPEG again.",
+        )
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
