@@ -202,7 +202,7 @@ def narrow(rng: random.Random) -> Upload:
 MAKERS: dict[str, tuple[Callable[[random.Random], Upload], int]] = {
     "valid": (valid, 14), "CMYK": (cmyk, 5), "16 bit": (deep, 5), "turned by EXIF": (turned, 8), "one pixel": (one_pixel, 4),
     "truncated": (truncated, 14), "changed bytes": (changed, 18), "bomb": (bomb, 8),
-    "swelling": (swelling, 1), "laborious": (laborious, 1),
+    "swelling": (swelling, 1), "laborious": (laborious, 2),
     "animated": (animated, 5), "no photograph": (other, 10), "polyglot": (polyglot, 6), "too narrow": (narrow, 2),
 }  # fmt: skip
 

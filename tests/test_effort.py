@@ -10,7 +10,7 @@ from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 pytest.importorskip("httpx2")
 
-from benchmarks.clinic_uploads import image, laborious, saved, scans
+from benchmarks.clinic_uploads import image, laborious, saved, scans, strips
 from skinedge.errors import ImageError
 from skinedge.runtime.photograph import load_photograph
 
@@ -51,3 +51,9 @@ def test_segments_are_counted_as_far_as_pillow_reads(before: bytes) -> None:
 
 def test_what_lies_behind_a_pngs_end_is_not_counted() -> None:
     assert load_photograph(saved(image(random.Random(0), size=(40, 40)), "PNG") + bytes(50_000)).size == (40, 40)
+
+
+def test_a_tiff_that_says_too_much_of_its_last_strip_is_read() -> None:
+    assert load_photograph(strips(40, 2, 1000)).size == (40, 2)
+    with pytest.raises(ImageError, match="its TIFF data cannot be decoded"):
+        load_photograph(strips(40, 3, 1000))

@@ -31,11 +31,14 @@ def excess(kind: str, data: bytes) -> str | None:
 
 
 def overlaps(image: Image.Image, length: int) -> bool:
-    """Whether the strips or tiles of a TIFF are more than the whole file: the same bytes are then to be read again and again."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+    """Whether the strips or tiles of a TIFF are longer than twice the file: libtiff would read the same bytes again and again.
+
+    Twice, because the length that is given for a last strip may be that of a whole one.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or not any(tile[0] == "libtiff" for tile in image.tile):
         return False
     tags = image.tag_v2  # where no lengths are given, libtiff takes each for the rest of the file
-    return any(sum(tags.get(sizes) or [length] * len(tags.get(places, ()))) > length for places, sizes in _PIECES)
+    return any(sum(tags.get(sizes) or [length] * len(tags.get(places, ()))) > 2 * length for places, sizes in _PIECES)
 
 
 def jpeg_segments(data: bytes) -> Iterator[int]:
