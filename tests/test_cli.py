@@ -580,7 +580,10 @@ def test_the_report_is_written_once(bundle: Path, photographs: Path, tiny_model:
     ask = ("parity", bundle, "--reference", tiny_model, "-a", tiny_branch, "--images", photographs, "--steps", "1")
     done = typed(*ask, "--threads", "1", "--report", report)
     assert done.code == 0, done.err
-    assert [line.split()[:2] for line in done.out.splitlines()[: len(ALL)]] == [[stage, "ok"] for stage in ALL]
+    assert [line.split()[:2] for line in done.out.splitlines()[: len(ALL)]] == [
+        [stage, "reported" if stage == "answer" else "ok"]
+        for stage in ALL  # random weights answer nothing, and that proves nothing
+    ]
     assert "\n1 picture: every gated stage is within tolerance.\n" in done.out
     recorded = json.loads(report.read_text(encoding="utf-8"))
     assert recorded["passed"] is True

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,16 +142,21 @@ def test_every_other_command_does_without_torch(tmp_path: Path) -> None:
 
 
 def test_help_comes_at_once() -> None:
-    """At most 0.3 s: the best of several, because a shared machine only ever adds."""
+    """At most 0.3 s of a core: the best of several, because a shared machine only ever adds."""
+
+    def spent() -> float:
+        times = os.times()
+        return times.children_user + times.children_system
+
     process("--help")
     took = []
     for _ in range(12):
-        begin = time.perf_counter()
+        begin = spent()
         assert process("--help").code == 0
-        took.append(time.perf_counter() - begin)
+        took.append(spent() - begin)
         if took[-1] <= 0.3:
             return
-    pytest.fail(f"skinedge --help took {min(took):.2f} s at best")
+    pytest.fail(f"skinedge --help took {min(took):.2f} s of a core at best")
 
 
 # --- what is missing is named -------------------------------------------------------------------------------------------
