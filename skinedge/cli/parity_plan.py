@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skinedge.cli.scoring import at_endpoint
 from skinedge.console import Json, emit, say
 from skinedge.errors import UsageError
 
@@ -35,8 +36,8 @@ def check_judge(judge: str | None, certify: bool, of_an_endpoint: Mapping[str, o
     Raises:
         UsageError: it would be passed over.
     """
-    at_endpoint = judge is not None and judge.startswith(("http://", "https://"))
-    unused = next((name for name, value in of_an_endpoint.items() if value and not at_endpoint), None)
+    served = judge is not None and at_endpoint(judge)
+    unused = next((name for name, value in of_an_endpoint.items() if value and not served), None)
     if unused:
         raise UsageError(f"{unused} is for a judge at an endpoint.", hint="Name it: --judge http://127.0.0.1:8000/v1")
     if folder and judge != "dermeval":
@@ -54,12 +55,11 @@ def describe_served(bundle: Path, url: str, pictures: Pictures | None, as_json: 
     """Say what would be asked of a running API."""
     from skinedge.manifest import read_manifest
 
-    manifest, count = read_manifest(bundle), len(pictures.cases) if pictures else None
+    manifest, count = read_manifest(bundle), len(pictures.cases) if pictures else 0
     if as_json:
-        emit({"target": manifest.target, "scheme": manifest.scheme.asked, "served": url, "pictures": count or 0})
+        emit({"target": manifest.target, "scheme": manifest.scheme.asked, "served": url, "pictures": count})
         return
-    shown = f"{count} photographs" if count else "three generated pictures"
-    say(f"{bundle}: {manifest.target} {manifest.scheme.asked}, compared with what {url} says of {shown}.")
+    say(f"{bundle}: {manifest.target} {manifest.scheme.asked}, compared with what {url} says of {_shown(count)}.")
     say("Nothing was opened, sent or written.")
 
 
@@ -85,10 +85,13 @@ def describe(
     if as_json:
         emit(plan)
         return
-    say(f"{bundle}: {manifest.target} {manifest.scheme.asked}, compared with {source.path} on "
-        f"{f'{len(cases)} photographs' if cases else 'three generated pictures'}.")  # fmt: skip
+    say(f"{bundle}: {manifest.target} {manifest.scheme.asked}, compared with {source.path} on {_shown(len(cases))}.")
     if rows:
         say(f"{rows}: {done} rows are there, {len(cases) - done} would be made.")
     if scorer:
         say(f"Six dimensions of {2 * len(cases)} narratives: {scorer}.")
     say("Nothing was opened or written.")
+
+
+def _shown(count: int) -> str:
+    return f"{count} photographs" if count else "three generated pictures"

@@ -36,6 +36,11 @@ class Scoring:
     make: Callable[[Journal], Scorer]
 
 
+def at_endpoint(judge: str) -> bool:
+    """Whether it is an address and no name."""
+    return judge.startswith(("http://", "https://"))
+
+
 def scoring(
     judge: str, served_as: str | None, folder: Path | None, threads: int | None, form: Literal["free", "reference"],
     endpoint: Callable[[str], EndpointSettings],
@@ -55,7 +60,7 @@ def scoring(
     """
     from skinedge.evaluation.scorers import load_scorer
 
-    if judge.startswith(("http://", "https://")):
+    if at_endpoint(judge):
         if not served_as:
             raise UsageError(f"{judge} may serve several models.", hint="Say which is to judge: --judge-model NAME")
         from skinedge.evaluation.judge import Judge, JudgeSettings

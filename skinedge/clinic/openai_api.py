@@ -120,14 +120,13 @@ def routes(desk: Desk, visitors: Visitors) -> APIRouter:
         asked = desk.ask(asker, await _question(desk, body))
         chat_id = f"chatcmpl-{secrets.token_hex(12)}"
         if body.stream:
-            events = asked.events()
+            events, first = asked.events(), None
             try:
                 first = await while_connected(request.receive, lambda: _first(events))
-            except ApiError:
-                asked.leave()
-                raise
+            finally:
+                if first is None:
+                    asked.leave()
             if first is None:
-                asked.leave()
                 return Response(status_code=499)  # nobody reads it
             return EventStream(_stream(desk, asked, body, chat_id, events, first), asked.leave)
         answer = await while_connected(request.receive, asked.whole)

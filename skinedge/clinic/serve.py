@@ -32,7 +32,7 @@ MIN_KEY = 16
 class ServeSettings:
     """How a bundle is served.
 
-    ``host`` is an address of this machine; another than loopback needs ``expose``, which needs a key or people on any address.
+    ``host`` is an address of this machine; another than loopback needs ``expose``, which needs operators on any address.
     ``names`` are further names in ``Host``.  ``audit`` is the log's folder, ``None`` for no log; ``people`` the list of
     operators.
     """

@@ -49,7 +49,10 @@ class Agreement:
 
 def compare_findings(a: str, b: str) -> Agreement:
     """Compare the findings of two texts; ``a`` is what ``b`` is measured against."""
-    said_a, said_b = summarise(extract_findings(a)), summarise(extract_findings(b))
+    return _compare(summarise(extract_findings(a)), summarise(extract_findings(b)))
+
+
+def _compare(said_a: Mapping[Term, Said], said_b: Mapping[Term, Said]) -> Agreement:
     both = [term for term in said_a if term in said_b]
     contradicted = [term for term in both if said_a[term].present != said_b[term].present]
     swapped = [term for term in both if term not in contradicted and _opposite(said_a[term], said_b[term])]
@@ -69,8 +72,8 @@ def changes(a: str, b: str) -> tuple[tuple[str, str], ...]:
     >>> changes("No scale. A plaque on the left arm.", "Scale. A plaque on the right arm. Crust.")
     (('turned', 'scale: absent, then present'), ('turned', 'arm: left, then right'), ('invented', 'crust'))
     """
-    found = compare_findings(a, b)
     said_a, said_b = summarise(extract_findings(a)), summarise(extract_findings(b))
+    found = _compare(said_a, said_b)
 
     def sides(term: Term) -> str:
         return ", then ".join(next(iter(said[term].sides)) for said in (said_a, said_b))

@@ -19,7 +19,7 @@ from skinedge.evaluation.journal import Journal
 from skinedge.evaluation.pictures import ENCODING
 from skinedge.evaluation.scorer import REFUSED, Scorable, Scored
 from skinedge.evaluation.scores import parse_scores
-from skinedge.evaluation.served import keep_identity, said_of
+from skinedge.evaluation.served import keep_identity, who_is
 from skinedge.weights.checkpoint import digest_of, file_digest
 
 _BLIND = "Can this model see pictures? If not, judge against references: leave out --reference-free."
@@ -132,7 +132,7 @@ class Judge:
             CasesError: the journal was begun with another model of the same name.
         """
         if self._served is None:
-            self._served = asyncio.run(self._ask_who())
+            self._served = who_is(self._where, self.settings.model)
             keep_identity(self._journal, {"who": self.settings.model}, digest_of(self._served))
         return {
             "name": f"judge, {'reference-free' if self.settings.form == 'free' else 'against a reference'}",
@@ -172,10 +172,6 @@ class Judge:
         """Judgements in the order of the questions."""
         self.identity()
         return asyncio.run(self._judge_all(asked))
-
-    async def _ask_who(self) -> Mapping[str, object]:
-        async with Endpoint(self._where) as endpoint:
-            return said_of(await endpoint.models(), self.settings.model)
 
     async def _judge_all(self, asked: Sequence[Judging]) -> list[Scored]:
         async with Endpoint(self._where) as endpoint:

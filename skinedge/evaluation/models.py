@@ -17,7 +17,7 @@ from skinedge.errors import EndpointError, ImageError, PromptError, RefusedError
 from skinedge.evaluation.asking import PATIENCE, PATIENCE_AT_FIRST
 from skinedge.evaluation.endpoint import Answer, Endpoint, EndpointSettings
 from skinedge.evaluation.pictures import ENCODING, data_uri
-from skinedge.evaluation.served import said_of
+from skinedge.evaluation.served import who_is
 from skinedge.manifest import DecodingRecord, read_manifest
 from skinedge.runtime.generate import BiasPolicy, GenerateOptions, generate
 from skinedge.runtime.image import ProcessorConfig, load_photograph, read_processor_config, to_pixels
@@ -212,11 +212,7 @@ class EndpointModel:
         return {**body, "pictures": ENCODING}
 
     def served(self) -> Mapping[str, object]:
-        return asyncio.run(self._ask_who())
-
-    async def _ask_who(self) -> Mapping[str, object]:
-        async with Endpoint(self.where) as endpoint:
-            return said_of(await endpoint.models(), self.model)
+        return who_is(self.where, self.model)
 
     def answer(self, asked: Sequence[Asked]) -> Iterator[Reply]:
         with asyncio.Runner() as runner:

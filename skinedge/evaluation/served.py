@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from skinedge.errors import CasesError
-from skinedge.evaluation.endpoint import Answer
+from skinedge.evaluation.endpoint import Answer, Endpoint, EndpointSettings
 from skinedge.evaluation.journal import Journal
 from skinedge.weights.checkpoint import digest_of
 
@@ -13,7 +14,21 @@ from skinedge.weights.checkpoint import digest_of
 _STEADY = ("id", "root", "parent", "owned_by", "max_model_len", "meta", "quantization", "digest", "aliases", "tags")
 
 
-def said_of(models: Sequence[Mapping[str, object]], name: str) -> Mapping[str, object]:
+def who_is(where: EndpointSettings, name: str) -> Mapping[str, object]:
+    """What the server says of its model by that name; empty where it says nothing.
+
+    Raises:
+        EndpointError: it cannot be reached, or will not have us.
+    """
+
+    async def ask() -> Mapping[str, object]:
+        async with Endpoint(where) as endpoint:
+            return _said_of(await endpoint.models(), name)
+
+    return asyncio.run(ask())
+
+
+def _said_of(models: Sequence[Mapping[str, object]], name: str) -> Mapping[str, object]:
     """What is said of the model by that name; of the only one there is, where the server does not know names."""
     one = next((m for m in models if m.get("id") == name), models[0] if len(models) == 1 else {})
     return {key: one[key] for key in _STEADY if key in one}
